@@ -1,0 +1,110 @@
+"""File, bytes or array → mono float32 samples at the model's rate. The one place where audio is read."""
+
+import functools
+import io
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".sph", ".aif", ".m4a", ".webm"}
+# The largest value that a file may claim: a corrupt float file can hold finite nonsense that would drown everything.
+MAX_AMPLITUDE = 1e6
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message names the source, what was expected and what came."""
+
+
+def read_audio(source: str | PathLike | bytes | dict, sampling_rate: int) -> np.ndarray:
+    """
+    Mono samples of a recording.
+
+    Args:
+        source: a path, the bytes of a file, or a row of `datasets.Audio(decode=False)`: `{"bytes", "path"}`.
+        sampling_rate: Hz of the result; the recording is resampled where it differs.
+
+    Returns:
+        float32 samples (samples,) in about [-1, 1], the mean of all channels.
+
+    Raises:
+        AudioError: for a missing, empty, unreadable or truncated file, and for samples that are not finite.
+    """
+    name, file = _open(source)
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        samples, rate = _read_with_torchcodec(source, name, error)
+    samples = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    return prepare_waveform(samples, rate, sampling_rate, name)
+
+
+def prepare_waveform(samples: np.ndarray, rate: int, sampling_rate: int, name: str = "audio") -> np.ndarray:
+    """Check mono samples (samples,) of `rate` Hz and resample them to `sampling_rate` Hz. Raises `AudioError`."""
+    if len(samples) == 0:
+        raise AudioError(f"{name}: expected at least one sample, the audio is empty")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: expected finite samples, got NaN or infinity")
+    if np.abs(samples).max() > MAX_AMPLITUDE:
+        raise AudioError(f"{name}: expected samples in about [-1, 1], got {np.abs(samples).max():.3g}")
+    if rate != sampling_rate:
+        samples = _resampler(rate, sampling_rate)(torch.from_numpy(samples)).numpy()
+    return samples
+
+
+def audio_duration(source: str | PathLike) -> float:
+    """Seconds of a recording, from its header alone. Raises `AudioError` as `read_audio` does."""
+    name, file = _open(source)
+    try:
+        info = soundfile.info(file)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        samples, rate = _read_with_torchcodec(source, name, error)
+        return len(samples) / rate
+    if info.frames <= 0:
+        raise AudioError(f"{name}: expected at least one sample, the audio is empty")
+    return info.frames / info.samplerate
+
+
+def _open(source) -> tuple[str, str | io.BytesIO]:
+    """A name for messages, and what soundfile can read."""
+    if isinstance(source, dict):
+        name = str(source.get("path") or "audio")
+        return (name, io.BytesIO(source["bytes"])) if source.get("bytes") is not None else _open(source["path"])
+    if isinstance(source, bytes | bytearray):
+        return "audio", io.BytesIO(source)
+    path = Path(source)
+    if not path.exists():
+        raise AudioError(f"{path}: no such file")
+    if path.is_dir():
+        raise AudioError(f"{path}: expected an audio file, got a folder")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: expected audio, the file is empty (0 bytes)")
+    return str(path), str(path)
+
+
+def _read_with_torchcodec(source, name: str, cause: Exception) -> tuple[np.ndarray, int]:
+    """What soundfile cannot read (m4a, webm, video) torchcodec may, where it and a system FFmpeg are installed."""
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, RuntimeError, OSError):
+        raise AudioError(f"{name}: not audio that can be read ({_reason(cause)})") from None
+    if isinstance(source, dict):
+        source = source.get("bytes") or source["path"]
+    try:
+        decoded = AudioDecoder(source).get_all_samples()
+    except (RuntimeError, ValueError) as error:
+        raise AudioError(f"{name}: not audio that can be read ({_reason(error)})") from None
+    return decoded.data.T.numpy(), decoded.sample_rate
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the path that soundfile repeats."""
+    return str(getattr(error, "error_string", error)).strip().splitlines()[0].rstrip(".")
+
+
+@functools.lru_cache(maxsize=16)
+def _resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate, sampling_rate)

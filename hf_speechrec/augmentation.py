@@ -1,0 +1,107 @@
+"""Augmentation of training utterances: speed, volume and noise on the waveform, SpecAugment on the features."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+
+from .audio import SUFFIXES, AudioError, read_audio
+
+
+@dataclass
+class Augmentation:
+    """
+    What happens to a training utterance. Draws come from torch's global generator, which the Trainer saves and
+    restores, so that a resumed run goes on as the unbroken one would.
+
+    Args:
+        sampling_rate: Hz of the waveforms.
+        speeds: factors one of which is drawn; pitch follows (Ko et al., 2015, "Audio augmentation for speech
+            recognition").
+        gain_db: volume changes by a draw from [-gain_db, gain_db].
+        noise_probability: share of utterances that get noise.
+        noise_snr_db: range of the signal-to-noise ratio.
+        noise_folder: recordings to draw noise from; without it noise of a random colour, white to brown, is made.
+        time_masks, time_mask_frames, time_mask_share: SpecAugment's masks along time: their number, the most frames
+            of each, and the largest share of an utterance that one may take (Park et al., 2019).
+        mel_masks, mel_mask_bins: SpecAugment's masks along the mel bins: their number and the most bins of each.
+    """
+
+    sampling_rate: int = 16_000
+    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    gain_db: float = 15.0
+    noise_probability: float = 0.3
+    noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    noise_folder: str | None = None
+    time_masks: int = 2
+    time_mask_frames: int = 30
+    time_mask_share: float = 0.15
+    mel_masks: int = 2
+    mel_mask_bins: int = 15
+
+    def __post_init__(self):
+        if not self.speeds or min(self.speeds) <= 0:
+            raise ValueError(f"expected speeds above 0, got {self.speeds}")
+        self._speed_perturbation = torchaudio.transforms.SpeedPerturbation(self.sampling_rate, self.speeds)
+        self._mel_mask = torchaudio.transforms.FrequencyMasking(self.mel_mask_bins)
+        self._time_mask = torchaudio.transforms.TimeMasking(self.time_mask_frames, p=self.time_mask_share)
+        self._noises: list[Path] = []
+        if self.noise_folder is not None:
+            self._noises = sorted(p for p in Path(self.noise_folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not self._noises:
+                raise ValueError(f"{self.noise_folder}: expected a folder of noise recordings, found none")
+
+    def waveform(self, samples: np.ndarray) -> np.ndarray:
+        """A changed copy of an utterance: (samples,) → (samples',)."""
+        waveform = torch.from_numpy(samples)
+        if len(self.speeds) > 1:
+            waveform, _ = self._speed_perturbation(waveform)
+        if torch.rand(()) < self.noise_probability:
+            low, high = self.noise_snr_db
+            snr = low + (high - low) * torch.rand(())
+            waveform = torchaudio.functional.add_noise(waveform, self._noise(len(waveform)), snr)
+        if self.gain_db:
+            waveform = waveform * 10 ** (self.gain_db * (2 * torch.rand(()) - 1) / 20)
+        return waveform.numpy()
+
+    def features(self, features: torch.Tensor) -> torch.Tensor:
+        """SpecAugment of one utterance: (frames, mels). Masks hold 0, the mean of normalised features."""
+        spectrogram = features.T[None]  # (1, mels, frames)
+        for _ in range(self.mel_masks):
+            spectrogram = self._mel_mask(spectrogram)
+        for _ in range(self.time_masks):
+            spectrogram = self._time_mask(spectrogram)
+        return spectrogram[0].T
+
+    def _noise(self, length: int) -> torch.Tensor:
+        """(length,) of noise."""
+        if not self._noises:
+            return coloured_noise(length, exponent=2 * float(torch.rand(())))
+        path = self._noises[int(torch.randint(len(self._noises), ()))]
+        try:
+            noise = torch.from_numpy(read_audio(path, self.sampling_rate))
+        except AudioError:
+            return coloured_noise(length, exponent=1.0)
+        start = int(torch.randint(len(noise), ()))
+        return noise.roll(-start).repeat(-(-length // len(noise)))[:length]
+
+
+def coloured_noise(length: int, exponent: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Noise (length,) of unit power whose power falls with frequency as `1 / f ** exponent`: 0 white, 1 pink, 2 brown."""
+    # 20 Hz stays the strongest at 16 kHz: below it brown noise would put all its power where nobody hears it.
+    frequencies = torch.arange(length // 2 + 1).clamp(min=max(1, length // 800))
+    spectrum = torch.fft.rfft(torch.randn(length, generator=generator)) * frequencies ** (-exponent / 2)
+    noise = torch.fft.irfft(spectrum, n=length)
+    return noise / noise.square().mean().sqrt().clamp(min=1e-12)
+
+
+def add_noise(samples: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
+    """White noise at a signal-to-noise ratio, for measuring: the same for the same seed. (samples,) → (samples,)"""
+    generator = torch.Generator().manual_seed(seed)
+    noise = coloured_noise(len(samples), 0.0, generator)
+    return torchaudio.functional.add_noise(torch.from_numpy(samples), noise, torch.tensor(snr_db)).numpy()
+
+
+__all__ = ["Augmentation", "add_noise", "coloured_noise"]

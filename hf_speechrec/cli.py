@@ -1,0 +1,221 @@
+"""The `hf-speechrec` command. Thin: it reads arguments, calls the package, and prints."""
+
+import contextlib
+import enum
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+class Device(enum.StrEnum):
+    """Where the model runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class OutputFormat(enum.StrEnum):
+    """How transcripts are printed."""
+
+    txt = "txt"
+    json = "json"
+
+
+DeviceOption = Annotated[Device | None, typer.Option(help="Where to run; by default the best there is.")]
+ModelOption = Annotated[str, typer.Option(help="A bundled model, a folder, or an id on the Hub (user/name).")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
+
+
+@app.callback()
+def main() -> None:
+    """Train, evaluate and use your own speech recogniser."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("hf_speechrec").setLevel(logging.INFO)
+    # In some processes of a distributed run only the first speaks.
+    if os.environ.get("RANK", "0") != "0":
+        logging.disable(logging.INFO)
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """A user's mistake is one line on stderr and exit code 1, not a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; recipes/ has some.")],
+    corpus: Annotated[str | None, typer.Option(help="Where the corpus is, in place of the recipe's.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Speakers to choose by: a file, a share such as 0.1, or none to train on all.")
+    ] = None,
+    model_name_or_path: Annotated[str | None, typer.Option(help="Start from this checkpoint (fine-tuning).")] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="char or bpe:SIZE; from a checkpoint also keep (the default) or extend.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """
+    Train a recogniser by a recipe.
+
+    Whatever else is given goes to transformers' `TrainingArguments`, in either spelling; a name with a dot reaches
+    into a section of the recipe.
+
+    - `hf-speechrec train recipes/an4.yaml --corpus data/an4`
+    - `hf-speechrec train recipes/an4.yaml --num-train-epochs 10 --output_dir runs/short`
+    - `hf-speechrec train recipes/an4.yaml --model.hidden_size 256 --augmentation.gain_db 6`
+    - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
+    - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
+    """
+    from . import training
+
+    named = {
+        "corpus": corpus,
+        "held_out": held_out,
+        "model_name_or_path": model_name_or_path,
+        "vocabulary": vocabulary,
+    }
+    with clear_errors():
+        sections, arguments = split_section_options(context.args)
+        overrides = {name: value for name, value in named.items() if value is not None} | sections
+        folder = training.train(training.Recipe.from_yaml(recipe, overrides), arguments, device)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"The model is in {folder}; try: hf-speechrec transcribe FILE --model {folder}")
+
+
+def split_section_options(arguments: list[str]) -> tuple[dict, list[str]]:
+    """Part `--section.key value` (read as YAML) from everything else."""
+    import yaml
+
+    sections, rest, remaining = {}, [], iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(argument)
+            continue
+        value = value if equals else next(remaining, None)
+        if value is None:
+            raise ValueError(f"{name}: expected a value")
+        sections[name[2:].replace("-", "_")] = yaml.safe_load(value)
+    return sections, rest
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or an id on the Hub.")],
+    corpus: Annotated[str, typer.Argument(help="A folder, a manifest, librispeech:SUBSET, or a Hub data set.")],
+    split: Annotated[str | None, typer.Option(help="Which part of the corpus, where it has parts.")] = None,
+    speakers: Annotated[Path | None, typer.Option(help="Only the speakers in this file, one a line.")] = None,
+    gain_db: Annotated[float, typer.Option(help="Change the volume first.")] = 0.0,
+    noise_snr_db: Annotated[float | None, typer.Option(help="Add white noise at this signal-to-noise ratio.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """
+    Measure a model on a corpus: error rates with their 95 % interval, what goes wrong most, and the speed.
+
+    - `hf-speechrec evaluate an4 data/an4 --split test`
+    - `hf-speechrec evaluate runs/mine manifest.csv --noise-snr-db 10 --json noisy.json`
+    """
+    from .corpora import read_corpus
+    from .evaluation import evaluate_recognizer, format_report
+    from .transcription import load_recognizer
+
+    with clear_errors(), quiet_libraries():
+        names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
+        recognizer = load_recognizer(model, device)
+        dataset = read_corpus(corpus, split, speakers=names)
+        report = evaluate_recognizer(
+            recognizer, dataset, gain_db=gain_db, noise_snr_db=noise_snr_db, batch_size=batch_size
+        )
+        report["command"] = " ".join(["hf-speechrec", *sys.argv[1:]])
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    typer.echo(format_report(report))
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="Recordings, folders of them, or - for standard input.")],
+    model: ModelOption = "an4",
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="txt: the text; json: with words and their times, a line a file.")
+    ] = OutputFormat.txt,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,
+    device: DeviceOption = None,
+) -> None:
+    """
+    Write what is said in recordings.
+
+    Several files print as `FILE<tab>TEXT`. One that cannot be read is named on stderr, the others are still
+    transcribed, and the exit code is 1.
+
+    - `hf-speechrec transcribe talk.flac`
+    - `hf-speechrec transcribe recordings/ --model user/name --format json > out.jsonl`
+    - `cat talk.wav | hf-speechrec transcribe -`
+    """
+    from .transcription import audio_files, load_recognizer
+    from .transcription import transcribe as run
+
+    failed = False
+    with clear_errors(), quiet_libraries():
+        sources = audio_files(files)
+        recognizer = load_recognizer(model, device)
+        stream = (sys.stdin.buffer.read() if source == "-" else source for source in sources)
+        for transcript in run(
+            progress(stream, len(sources)), recognizer, word_times=output_format == "json", batch_size=batch_size
+        ):
+            if transcript.error is not None:
+                failed = True
+                typer.echo(f"error: {transcript.error}", err=True)
+            elif output_format == "json":
+                fields = {k: v for k, v in vars(transcript).items() if k != "error"}
+                typer.echo(json.dumps(fields, ensure_ascii=False))
+            else:
+                typer.echo(f"{transcript.source}\t{transcript.text}" if len(sources) > 1 else transcript.text)
+    if failed:
+        raise typer.Exit(1)
+
+
+def progress(items, total: int):
+    """A progress bar on stderr, where there is somebody to see it and something to wait for."""
+    from tqdm.auto import tqdm
+
+    return tqdm(items, total=total, unit="file", disable=total < 20 or not sys.stderr.isatty(), leave=False)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own notices from between the lines that were asked for."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+if __name__ == "__main__":
+    app()

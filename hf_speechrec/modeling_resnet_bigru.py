@@ -1,0 +1,179 @@
+"""ResNet + BiGRU recogniser with a CTC head.
+
+This file travels to the Hub beside the weights: it may import torch, transformers and numpy only.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutput
+
+from .configuration_resnet_bigru import ResNetBiGruConfig
+from .modeling_sequence import BidirectionalGRU, lengths_from_mask, mask_from_lengths
+
+BLANK_MARGIN = 1e4  # log-odds of the blank in padded frames; fits float16
+
+
+def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """
+    Zero the padded frames of (batch, channels, frames, mels).
+
+    A convolution reaches across the end of an utterance: without this, its last frames would depend on who shares
+    the batch (the idea is deepspeech.pytorch's `MaskConv`).
+    """
+    return frames * mask_from_lengths(lengths, frames.shape[2])[:, None, :, None].to(frames.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Twice LayerNorm over the mel bins, GELU, dropout and 3 × 3 convolution, around which the input is added."""
+
+    def __init__(self, config: ResNetBiGruConfig, num_bins: int):
+        super().__init__()
+        layers = 1 if config.share_block_layers else 2
+        channels = config.conv_channels
+        self.layer_norms = nn.ModuleList(nn.LayerNorm(num_bins) for _ in range(layers))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers))
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(config.conv_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        residual = hidden_states  # (batch, channels, frames, mels)
+        for i in (0, -1):  # the same layer twice where layers are shared
+            hidden_states = self.dropout(self.activation(self.layer_norms[i](hidden_states)))
+            hidden_states = self.convs[i](zero_padding(hidden_states, lengths))
+        return residual + hidden_states
+
+
+class ResNetEncoder(nn.Module):
+    """Log-mel frames → convolution → residual blocks → linear: (batch, frames, mels) → (batch, frames', hidden)."""
+
+    def __init__(self, config: ResNetBiGruConfig):
+        super().__init__()
+        # Half of a 4-fold reduction comes late, by joining neighbouring frames before the linear layer: the blocks
+        # see 20 ms frames, which keeps plosives apart, and look less far ahead than at 40 ms.
+        self.conv_stride = min(config.time_reduction, 2)
+        self.stacked_frames = config.time_reduction // self.conv_stride
+        num_bins = -(-config.num_mel_bins // config.frequency_reduction)
+        stride = (self.conv_stride, config.frequency_reduction)
+        self.conv = nn.Conv2d(1, config.conv_channels, 3, stride=stride, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(config, num_bins) for _ in range(config.num_residual_blocks))
+        self.linear = nn.Linear(config.conv_channels * num_bins * self.stacked_frames, config.hidden_size)
+
+    def forward(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the frames and their number in each row, `ceil(lengths / time_reduction)`."""
+        hidden_states = self.conv(zero_padding(input_features[:, None], lengths))
+        lengths = -(-lengths // self.conv_stride)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, lengths)
+        hidden_states = zero_padding(hidden_states, lengths)  # the last joined frame may be half padding
+        hidden_states = hidden_states.transpose(1, 2).flatten(2)  # (batch, frames, channels * mels)
+        odd = -hidden_states.shape[1] % self.stacked_frames
+        hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, odd)).unflatten(1, (-1, self.stacked_frames))
+        return self.linear(hidden_states.flatten(2)), -(-lengths // self.stacked_frames)
+
+
+class BiGruLayer(nn.Module):
+    """LayerNorm, GELU, bidirectional GRU, dropout."""
+
+    def __init__(self, config: ResNetBiGruConfig, input_size: int):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(input_size)
+        self.activation = nn.GELU()
+        self.gru = BidirectionalGRU(input_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.gru(self.activation(self.layer_norm(hidden_states)), lengths))
+
+
+class ResNetBiGruForCTC(PreTrainedModel):
+    """Speech recogniser: log-mel frames to CTC logits. See [`ResNetBiGruConfig`]."""
+
+    config_class = ResNetBiGruConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_features"
+    _no_split_modules = ["ResidualBlock", "BiGruLayer"]
+
+    def __init__(self, config: ResNetBiGruConfig):
+        super().__init__(config)
+        width = 2 * config.hidden_size
+        self.encoder = ResNetEncoder(config)
+        self.gru_layers = nn.ModuleList(
+            BiGruLayer(config, config.hidden_size if i == 0 else width) for i in range(config.num_hidden_layers)
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(width, config.hidden_size),
+            nn.GELU(),
+            nn.Dropout(config.classifier_dropout),
+            nn.Linear(config.hidden_size, config.vocab_size),
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """transformers' own would leave GRUs alone and draw convolutions from normal(0, 0.02), which is far too small."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            bound = module.weight[0].numel() ** -0.5
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.GRU):
+            for name, parameter in module.named_parameters():
+                if "bias" in name:
+                    init.zeros_(parameter)
+                    continue
+                # Input weights by Glorot, recurrent ones orthogonal (Saxe et al., 2014), each gate by itself.
+                for gate in parameter.chunk(3):
+                    (init.xavier_uniform_ if "_ih_" in name else init.orthogonal_)(gate)
+        else:
+            super()._init_weights(module)
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutput | tuple:
+        """
+        Args:
+            input_features: log-mel frames (batch, frames, mels).
+            attention_mask: 1 for valid frames, 0 for padding (batch, frames); all are valid without it.
+            labels: token ids (batch, labels), padded with -100.
+
+        Returns:
+            `logits` (batch, frames', vocab), with `frames' = ceil(frames / time_reduction)`; padded frames are
+            blanks, so that they decode to nothing. `loss` where labels are given: CTC (Graves et al., 2006).
+        """
+        lengths = lengths_from_mask(attention_mask, input_features)
+        hidden_states, lengths = self.encoder(input_features, lengths)
+        for layer in self.gru_layers:
+            hidden_states = layer(hidden_states, lengths)
+        logits = self.classifier(hidden_states)
+        padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
+        blank = torch.arange(logits.shape[2], device=logits.device) == self.config.pad_token_id
+        logits = torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
+
+        loss = None if labels is None else self.ctc_loss(logits, lengths, labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def ctc_loss(self, logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Scalar CTC loss of logits (batch, frames', vocab) whose first `lengths` (batch,) frames are valid."""
+        # In float32 outside autocast: a sum of exponentials over hundreds of frames does not survive half precision.
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+            is_label = labels >= 0
+            return nn.functional.ctc_loss(
+                log_probs,
+                labels.masked_select(is_label),
+                lengths,
+                is_label.sum(-1),
+                blank=self.config.pad_token_id,
+                reduction=self.config.ctc_loss_reduction,
+                zero_infinity=self.config.ctc_zero_infinity,
+            )
+
+
+__all__ = ["ResNetBiGruForCTC"]
