@@ -10,7 +10,14 @@ import soundfile
 import torch
 import torchaudio
 
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".sph", ".aif", ".m4a", ".webm"}
+# Without RAW, which has no header: nobody could tell its rate.
+SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"} | {
+    ".opus",
+    ".sph",
+    ".aif",
+    ".m4a",
+    ".webm",
+}
 # The largest value that a file may claim: a corrupt float file can hold finite nonsense that would drown everything.
 MAX_AMPLITUDE = 1e6
 
@@ -36,7 +43,7 @@ def read_audio(source: str | PathLike | bytes | dict, sampling_rate: int) -> np.
     name, file = _open(source)
     try:
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
         samples, rate = _read_with_torchcodec(source, name, error)
     samples = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     return prepare_waveform(samples, rate, sampling_rate, name)
@@ -60,7 +67,7 @@ def audio_duration(source: str | PathLike) -> float:
     name, file = _open(source)
     try:
         info = soundfile.info(file)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
         samples, rate = _read_with_torchcodec(source, name, error)
         return len(samples) / rate
     if info.frames <= 0:
@@ -72,16 +79,21 @@ def _open(source) -> tuple[str, str | io.BytesIO]:
     """A name for messages, and what soundfile can read."""
     if isinstance(source, dict):
         name = str(source.get("path") or "audio")
-        return (name, io.BytesIO(source["bytes"])) if source.get("bytes") is not None else _open(source["path"])
+        return (name, io.BytesIO(source["bytes"])) if source.get("bytes") is not None else _open(source.get("path"))
     if isinstance(source, bytes | bytearray):
         return "audio", io.BytesIO(source)
+    if source is None:
+        raise AudioError("audio: expected a recording, got none")
     path = Path(source)
-    if not path.exists():
-        raise AudioError(f"{path}: no such file")
-    if path.is_dir():
-        raise AudioError(f"{path}: expected an audio file, got a folder")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: expected audio, the file is empty (0 bytes)")
+    try:
+        if not path.exists():
+            raise AudioError(f"{path}: no such file")
+        if path.is_dir():
+            raise AudioError(f"{path}: expected an audio file, got a folder")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: expected audio, the file is empty (0 bytes)")
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise AudioError(f"{path}: expected a file that can be opened ({error.strerror})") from None
     return str(path), str(path)
 
 

@@ -13,8 +13,7 @@ from .audio import SUFFIXES, AudioError, read_audio
 @dataclass
 class Augmentation:
     """
-    What happens to a training utterance. Draws come from torch's global generator, which the Trainer saves and
-    restores, so that a resumed run goes on as the unbroken one would.
+    What happens to a training utterance. Draws come from torch's global generator.
 
     Args:
         sampling_rate: Hz of the waveforms.
@@ -56,7 +55,7 @@ class Augmentation:
     def waveform(self, samples: np.ndarray) -> np.ndarray:
         """A changed copy of an utterance: (samples,) → (samples',)."""
         waveform = torch.from_numpy(samples)
-        if len(self.speeds) > 1:
+        if self.speeds != [1.0]:
             waveform, _ = self._speed_perturbation(waveform)
         if torch.rand(()) < self.noise_probability:
             low, high = self.noise_snr_db
@@ -85,11 +84,13 @@ class Augmentation:
         except AudioError:
             return coloured_noise(length, exponent=1.0)
         start = int(torch.randint(len(noise), ()))
-        return noise.roll(-start).repeat(-(-length // len(noise)))[:length]
+        noise = noise.roll(-start).repeat(-(-length // len(noise)))[:length]
+        # Silence cannot be scaled to any ratio: it would become NaN.
+        return noise if noise.square().sum() > 0 else coloured_noise(length, exponent=1.0)
 
 
 def coloured_noise(length: int, exponent: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Noise (length,) of unit power whose power falls with frequency as `1 / f ** exponent`: 0 white, 1 pink, 2 brown."""
+    """Noise (length,) of unit power that falls with frequency as `1 / f ** exponent`: 0 white, 1 pink, 2 brown."""
     # 20 Hz stays the strongest at 16 kHz: below it brown noise would put all its power where nobody hears it.
     frequencies = torch.arange(length // 2 + 1).clamp(min=max(1, length // 800))
     spectrum = torch.fft.rfft(torch.randn(length, generator=generator)) * frequencies ** (-exponent / 2)

@@ -1,6 +1,7 @@
 """Rows of a corpus → a padded batch of features and labels."""
 
 import logging
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class CTCCollator:
         processor: the model's processor.
         normalizer: the policy for transcripts.
         augmentation: what happens to rows that ask for it.
+        seed: where given, augmentation follows from it, `epoch` and the utterances alone, so that a run resumed in
+            mid-epoch goes on as the unbroken one would; otherwise from torch's global generator.
 
     A file that cannot be read in the middle of a run is named, counted in `unreadable`, and stands in the batch as a
     moment of silence without words: the run goes on, and every process keeps its batch size.
@@ -37,7 +40,11 @@ class CTCCollator:
     processor: Wav2Vec2Processor
     normalizer: TextNormalizer
     augmentation: Augmentation | None = None
+    seed: int | None = None
     unreadable: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # a data loader's workers see it change
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -45,17 +52,26 @@ class CTCCollator:
             `input_features` (batch, frames, mels), `attention_mask` (batch, frames), and `labels` (batch, labels)
             padded with -100 where the rows have a `text`.
         """
+        if self.seed is None:
+            return self._collate(rows)
+        utterances = [(row.get("path"), row.get("text")) for row in rows]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(zlib.crc32(repr((self.seed, int(self.epoch), utterances)).encode()))
+            return self._collate(rows)
+
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         extractor = self.processor.feature_extractor
         waveforms, texts = [], []
         for row in rows:
             try:
-                waveform = read_audio(row.get("audio") or row["path"], extractor.sampling_rate)
                 text = row.get("text")
+                waveform = read_audio(row["audio"] if "audio" in row else row["path"], extractor.sampling_rate)
             except AudioError as error:
                 if not self.unreadable[str(error)]:
                     logger.warning("Treated as silence: %s", error)
                 self.unreadable[str(error)] += 1
-                waveform, text = np.zeros(extractor.sampling_rate // 10, dtype=np.float32), ""
+                waveform = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
+                text = None if text is None else ""
             if self.augmentation is not None and row.get("augment"):
                 waveform = self.augmentation.waveform(waveform)
             waveforms.append(waveform)

@@ -69,6 +69,12 @@ class ResNetBiGruConfig(PreTrainedConfig):
         for name in ("vocab_size", "num_mel_bins", "hop_length", "conv_channels", "hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        if self.num_residual_blocks < 0:
+            raise ValueError(f"expected num_residual_blocks to be at least 0, got {self.num_residual_blocks}")
+        if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"expected pad_token_id to be the blank among {self.vocab_size} classes, got {self.pad_token_id}"
+            )
 
     @property
     def inputs_to_logits_ratio(self) -> int:

@@ -71,7 +71,10 @@ def read_corpus(
     """
     path = Path(source)
     if path.exists():
-        rows, problems = _local_rows(path, split)
+        try:
+            rows, problems = _local_rows(path, split)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise CorpusError(f"{source}: expected tables of UTF-8 text that can be read ({error})") from None
         dataset = _measured(rows, problems, str(source))
     elif str(source).startswith("librispeech:"):
         dataset = read_corpus(_downloaded_librispeech(str(source).partition(":")[2]))
@@ -111,17 +114,21 @@ Rows = tuple[list[dict[str, Any]], list[str]]
 
 
 def _local_rows(path: Path, split: str | None) -> Rows:
-    if path.is_file():
-        return _manifest(path)
-    for name in ("metadata.csv", "metadata.jsonl"):
-        for folder in (path / (split or ""), path):
-            if (folder / name).exists():
-                return _manifest(folder / name)
     if (path / "etc").is_dir() and any((path / "etc").glob("*.fileids")):
         return _an4(path, split)
-    if split and (path / split).is_dir():
-        path = path / split
-    transcripts = sorted(path.rglob("*.trans.txt"))
+    part = path / (split or "")
+    if split and not part.is_dir():  # never the whole in its place: somebody would be scored on what was trained on
+        raise CorpusError(f"{path}: expected a folder named {split!r} in it, as a split was asked for")
+    if path.is_file():
+        return _manifest(path)
+    for folder in (part, path):
+        for name in ("metadata.csv", "metadata.jsonl"):
+            if (folder / name).exists():
+                rows, problems = _manifest(folder / name)
+                if folder != part:  # one table above all parts
+                    rows = [row for row in rows if Path(row["path"]).is_relative_to(part)]
+                return rows, problems
+    transcripts = sorted(part.rglob("*.trans.txt"))
     if transcripts:
         return _librispeech(transcripts)
     raise CorpusError(
@@ -157,6 +164,8 @@ def _librispeech(transcripts: list[Path]) -> Rows:
         speaker = transcript.name.split("-")[0]
         for line in transcript.read_text(encoding="utf-8").splitlines():
             utterance, _, text = line.strip().partition(" ")
+            if not utterance:
+                continue
             audio = _with_any_suffix(transcript.parent / utterance)
             if audio is None or not text:
                 problems.append(f"{transcript.parent / utterance}: no {'transcript' if audio else 'audio'}")
@@ -191,7 +200,10 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     # Not datasets' own CSV and JSON loaders: one broken line would end them, and the run.
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() in (".csv", ".tsv"):
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            # Quotes in a TSV are text (Common Voice has them unbalanced).
+            is_tsv = path.suffix.lower() == ".tsv"
+            dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"delimiter": ","}
+            reader = csv.DictReader(file, **dialect)
             for record in reader:
                 yield reader.line_num, {key: value for key, value in record.items() if key is not None}
         elif path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
@@ -232,13 +244,18 @@ def _measured(rows: list[dict], problems: list[str], name: str) -> datasets.Data
                 problems.append(str(result))
             else:
                 usable.append({**row, "duration": result})
-    if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:5])
-        more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
-        logger.warning("%s: left out %d of %d rows:%s%s", name, len(problems), len(problems) + len(usable), shown, more)
+    _warn_of(problems, len(problems) + len(usable), name)
     if not usable:
         raise CorpusError(f"{name}: not one usable row ({problems[0] if problems else 'it is empty'})")
     return datasets.Dataset.from_list(usable, features=FEATURES)
+
+
+def _warn_of(problems: list[str], num_rows: int, name: str) -> None:
+    """Count and name the rows that were left out."""
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:5])
+        more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
+        logger.warning("%s: left out %d of %d rows:%s%s", name, len(problems), num_rows, shown, more)
 
 
 def _downloaded_librispeech(subset: str) -> Path:
@@ -248,7 +265,10 @@ def _downloaded_librispeech(subset: str) -> Path:
     if subset not in _DATA_SUBSETS:
         raise CorpusError(f"librispeech:{subset}: expected one of {', '.join(_DATA_SUBSETS)}")
     DOWNLOAD_FOLDER.mkdir(parents=True, exist_ok=True)
-    LIBRISPEECH(DOWNLOAD_FOLDER, subset, download=True)
+    try:
+        LIBRISPEECH(DOWNLOAD_FOLDER, subset, download=True)
+    except (OSError, RuntimeError) as error:  # no network, a wrong checksum
+        raise CorpusError(f"librispeech:{subset}: could not be downloaded ({error})") from error
     return DOWNLOAD_FOLDER / "LibriSpeech" / subset
 
 
@@ -258,7 +278,13 @@ def _looks_like_hub_id(source: str) -> bool:
 
 def _hub_dataset(source: str, split: str | None, streaming: bool):
     name, _, config = source.partition(":")
-    dataset = datasets.load_dataset(name, config or None, split=split or "train", streaming=streaming)
+    try:
+        dataset = datasets.load_dataset(name, config or None, split=split or "train", streaming=streaming)
+    except (OSError, ValueError, ImportError, datasets.exceptions.DatasetsError) as error:
+        # "An error occurred while generating the dataset" says less than what it was raised from.
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
+        raise CorpusError(f"{source}: no such file or folder, nor a data set that the Hub gives ({reason})") from error
     columns = list(dataset.features or {})
     audio = next((column for column in columns if isinstance(dataset.features[column], datasets.Audio)), None)
     text = next((column for column in TEXT_COLUMNS if column in columns), None)
@@ -271,23 +297,25 @@ def _hub_dataset(source: str, split: str | None, streaming: bool):
     dataset = dataset.cast_column(audio, datasets.Audio(decode=False))
 
     def standard(row: dict) -> dict:
-        return {"audio": row[audio], "text": row[text], "speaker": str(row[speaker]) if speaker else None}
+        name = row[speaker] if speaker else None
+        return {"audio": row[audio], "text": row[text], "speaker": None if name is None else str(name)}
 
     dataset = dataset.map(standard, remove_columns=[column for column in columns if column not in ("audio", "text")])
     if streaming:
-        return dataset
+        return dataset.filter(lambda row: row["text"] is not None)
 
-    def usable(row: dict) -> dict:
+    def measured(row: dict) -> dict:
         try:
-            return {"duration": audio_duration(row["audio"])}
+            return {"duration": audio_duration(row["audio"]), "problem": None if row["text"] else "no text"}
         except AudioError as error:
-            logger.warning("%s: left out a row: %s", source, error)
-            return {"duration": -1.0}
+            return {"duration": None, "problem": str(error)}
 
-    dataset = dataset.map(usable).filter(lambda row: row["duration"] > 0)
-    if len(dataset) == 0:
-        raise CorpusError(f"{source}: not one usable row")
-    return dataset
+    dataset = dataset.map(measured)
+    problems = [f"row {i}: {problem}" for i, problem in enumerate(dataset["problem"]) if problem is not None]
+    _warn_of(problems, len(dataset), source)
+    if len(problems) == len(dataset):
+        raise CorpusError(f"{source}: not one usable row ({problems[0] if problems else 'it is empty'})")
+    return dataset.filter(lambda problem: problem is None, input_columns="problem").remove_columns("problem")
 
 
 def _select_speakers(dataset, speakers, exclude_speakers, name: str):

@@ -32,7 +32,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         padding_value (`float`, defaults to 0.0): value of padded frames, the mean of the training set.
     """
 
-    model_input_names = ["input_features", "attention_mask"]
+    model_input_names = ["input_features", "attention_mask"]  # noqa: RUF012  transformers declares it so
 
     def __init__(
         self,
@@ -121,8 +121,10 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         if return_attention_mask:
             data["attention_mask"] = mask.long()
         if return_tensors != "pt":
-            data = {name: tensor.cpu().numpy() for name, tensor in data.items()}
-        return BatchFeature(data, tensor_type=return_tensors)
+            return BatchFeature(
+                {name: tensor.cpu().numpy() for name, tensor in data.items()}, tensor_type=return_tensors
+            )
+        return BatchFeature(data)
 
     @staticmethod
     def _to_waveforms(raw_speech) -> list[torch.Tensor]:
@@ -130,8 +132,10 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         is_batch = getattr(raw_speech, "ndim", None) == 2 or (
             isinstance(raw_speech, list | tuple) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         )
+        # Copied: torch takes neither read-only arrays (of a decoder's bytes) nor those of negative strides.
         waveforms = [
-            torch.as_tensor(waveform, dtype=torch.float32) for waveform in (raw_speech if is_batch else [raw_speech])
+            torch.as_tensor(item if isinstance(item, torch.Tensor) else np.array(item, np.float32), dtype=torch.float32)
+            for item in (raw_speech if is_batch else [raw_speech])
         ]
         for waveform in waveforms:
             if waveform.ndim != 1:
@@ -144,7 +148,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         """(batch, samples) → (batch, frames, mels)."""
         window, filters, mean, std = self._constants_on(waveforms.device)
         frames = self.num_frames(waveforms.shape[1])
-        # torch.stft centres the window in n_fft: the margin before a frame's own hop is half of what n_fft exceeds it by.
+        # torch.stft centres the window in n_fft, and a frame is centred on its hop: half of the excess lies before it.
         left = (self.n_fft - self.hop_length) // 2
         right = (frames - 1) * self.hop_length + self.n_fft - left - waveforms.shape[1]
         spectrum = torch.stft(

@@ -12,7 +12,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .modeling_sequence import BidirectionalGRU, lengths_from_mask, mask_from_lengths
 
-BLANK_MARGIN = 1e4  # log-odds of the blank in padded frames; fits float16
+BLANK_MARGIN = 8192.0  # log-odds of the blank in padded frames; float16 and bfloat16 hold it exactly
+# Frames that are flat over the mel bins (masked by SpecAugment, digital silence) have no variance: at the usual 1e-5
+# a LayerNorm multiplies their gradient by 300, and two in a row drown what the rest of the batch has to say.
+NORM_EPS = 0.1
 
 
 def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -22,7 +25,8 @@ def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     A convolution reaches across the end of an utterance: without this, its last frames would depend on who shares
     the batch (the idea is deepspeech.pytorch's `MaskConv`).
     """
-    return frames * mask_from_lengths(lengths, frames.shape[2])[:, None, :, None].to(frames.dtype)
+    padding = ~mask_from_lengths(lengths, frames.shape[2])[:, None, :, None]
+    return frames.masked_fill(padding, 0.0)  # a product would leave NaN and infinity standing
 
 
 class ResidualBlock(nn.Module):
@@ -32,7 +36,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         layers = 1 if config.share_block_layers else 2
         channels = config.conv_channels
-        self.layer_norms = nn.ModuleList(nn.LayerNorm(num_bins) for _ in range(layers))
+        self.layer_norms = nn.ModuleList(nn.LayerNorm(num_bins, eps=NORM_EPS) for _ in range(layers))
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers))
         self.activation = nn.GELU()
         self.dropout = nn.Dropout(config.conv_dropout)
@@ -93,7 +97,6 @@ class ResNetBiGruForCTC(PreTrainedModel):
     config_class = ResNetBiGruConfig
     base_model_prefix = "encoder"
     main_input_name = "input_features"
-    _no_split_modules = ["ResidualBlock", "BiGruLayer"]
 
     def __init__(self, config: ResNetBiGruConfig):
         super().__init__(config)
@@ -112,7 +115,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """transformers' own would leave GRUs alone and draw convolutions from normal(0, 0.02), which is far too small."""
+        """transformers' own leaves GRUs alone and draws convolutions from normal(0, 0.02), which is far too small."""
         if isinstance(module, nn.Linear | nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             bound = module.weight[0].numel() ** -0.5

@@ -64,13 +64,30 @@ class TextNormalizer:
     def _spell(self, match: re.Match) -> str:
         from num2words import num2words
 
-        return f" {num2words(match[0].replace(',', ''), lang=self.language)} "
+        number = match[0]
+        if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", number):
+            number = number.replace(",", "")
+        parts = re.split("[.,]", number)
+        # More than one mark: a date or an address, hence several numbers.
+        numbers = [".".join(parts)] if len(parts) <= 2 else parts
+        try:
+            words = [num2words(part, lang=self.language) for part in numbers]
+        except OverflowError:
+            words = [num2words(digit, lang=self.language) for digit in number if digit.isdigit()]
+        except NotImplementedError:
+            raise ValueError(
+                f"text normaliser: num2words cannot spell {number} in {self.language!r}: expected digits 'keep' or "
+                "'remove', or another language"
+            ) from None
+        return f" {' '.join(words)} "
 
     def _mark_to_space(self, text: str, i: int) -> str:
         character = text[i]
         if unicodedata.category(character)[0] not in "PS":
             return character
-        inside_word = 0 < i < len(text) - 1 and text[i - 1].isalnum() and text[i + 1].isalnum()
+        neighbours = text[max(i - 1, 0) : i] + text[i + 1 : i + 2]
+        # M: a vowel sign or an accent that has no composed form ends a letter, too.
+        inside_word = len(neighbours) == 2 and all(unicodedata.category(c)[0] in "LNM" for c in neighbours)
         return character if character in self.kept_marks and inside_word else " "
 
     def to_dict(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A recipe → a trained model folder: corpus, vocabulary, model, transformers' Trainer, results and a plot."""
 
+import inspect
 import json
 import logging
 import os
@@ -12,14 +13,16 @@ from typing import Any
 import datasets
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    AutoModelForCTC,
     EarlyStoppingCallback,
     HfArgumentParser,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     Wav2Vec2Processor,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from .audio import AudioError, read_audio
@@ -31,6 +34,7 @@ from .evaluation import trainer_metrics
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .modeling_resnet_bigru import BLANK_MARGIN, ResNetBiGruForCTC
 from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
+from .transcription import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,34 @@ class Recipe:
     task: str = "ctc"
     folder: Path = Path()
 
+    def __post_init__(self):
+        # What follows from the rest is no part of a recipe.
+        derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id"}
+        figures = {"feature_mean", "feature_std", "kwargs"}
+        known = {
+            "normalizer": set(inspect.signature(TextNormalizer).parameters),
+            "model": ResNetBiGruConfig.__annotations__.keys() - derived,
+            "features": inspect.signature(LogMelFeatureExtractor).parameters.keys() - figures,
+            "augmentation": set(inspect.signature(Augmentation).parameters),
+        }
+        for section in (*known, "training"):
+            values = getattr(self, section)
+            if values is None:
+                if section != "augmentation":  # none at all is not its defaults
+                    setattr(self, section, {})
+                continue
+            if not isinstance(values, dict):
+                raise ValueError(f"expected {section} to be a section (names and values), got {values!r}")
+            names = known.get(section, set(values))  # `training_arguments` looks after its own
+            if unknown := sorted(set(values) - names):
+                raise ValueError(
+                    f"the section {section} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}"
+                )
+        try:
+            ResNetBiGruConfig(**self.model)
+        except StrictDataclassError as error:
+            raise ValueError(f"the section model: {error.__cause__}") from None
+
     @classmethod
     def from_yaml(cls, path: str | os.PathLike, overrides: dict[str, Any] | None = None) -> "Recipe":
         """
@@ -97,11 +129,50 @@ class Recipe:
         known = {f.name for f in fields(cls)} - {"folder"}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{path}: a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return cls(**values, folder=Path(path).parent)
+        if not values.get("corpus"):
+            raise ValueError(f"{path}: expected a corpus, the recipe names none")
+        try:
+            return cls(**values, folder=Path(path).parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+class EpochSampler(LengthGroupedSampler):
+    """
+    Batches of utterances of similar length, in an order that follows from seed and epoch alone.
+
+    transformers draws it from the global generator. A run resumed in mid-epoch would then see some utterances twice
+    and others never, and so would the processes of a distributed run, whose generators drift apart.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
+        super().__init__(sampler.batch_size, lengths=list(sampler.lengths), generator=torch.Generator())
+        self.trainer = trainer
+
+    def __iter__(self):
+        self.generator.manual_seed(self.trainer.args.seed + int(self.trainer.state.epoch or 0))
+        return super().__iter__()
+
+
+class CollatorEpoch(TrainerCallback):
+    """Tells a seeded collator which epoch it is."""
+
+    def __init__(self, collator: CTCCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch.fill_(int(state.epoch or 0))
 
 
 class SpeechTrainer(Trainer):
-    """transformers' Trainer, but a checkpoint appears under its name only when it is whole."""
+    """
+    transformers' Trainer, but a checkpoint appears under its name only when it is whole, and the order of the
+    utterances does not depend on where a run was broken.
+    """
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        return EpochSampler(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
@@ -176,7 +247,12 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     augmentation = None if recipe.augmentation is None else Augmentation(**recipe.augmentation)
     if augmentation is not None:
         train_set = train_set.add_column("augment", [True] * len(train_set))
-    collator = CTCCollator(processor, normalizer, augmentation)
+    collator = CTCCollator(processor, normalizer, augmentation, seed=args.seed)
+    callbacks: list[TrainerCallback] = [CollatorEpoch(collator)]
+    if eval_set is None:  # nothing to choose by: the last weights are kept
+        args.eval_strategy, args.load_best_model_at_end = "no", False
+    elif recipe.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
 
     trainer = SpeechTrainer(
         model=model,
@@ -187,7 +263,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         processing_class=processor,
         compute_metrics=trainer_metrics(processor, normalizer, logger.info),
         preprocess_logits_for_metrics=frame_predictions,
-        callbacks=[EarlyStoppingCallback(recipe.early_stopping_patience)] if recipe.early_stopping_patience else [],
+        callbacks=callbacks,
     )
     if trainer.is_world_process_zero():
         hours = sum(train_set["duration"]) / 3600
@@ -239,6 +315,7 @@ def training_arguments(values: dict[str, Any], arguments: Sequence[str] = (), de
         "max_grad_norm": 1.0,
         "weight_decay": 0.01,
         "logging_steps": 50,
+        "ddp_find_unused_parameters": False,  # every parameter takes part in every step
         "dataloader_pin_memory": torch.cuda.is_available(),
         # Half precision where a GPU does it well; the loss itself is always taken in float32.
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported() and device in (None, "cuda"),
@@ -302,8 +379,7 @@ def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, 
         return Wav2Vec2Processor(extractor, tokenizer), ResNetBiGruForCTC(config), normalizer
 
     name = recipe.model_name_or_path
-    model = AutoModelForCTC.from_pretrained(name)
-    processor = Wav2Vec2Processor.from_pretrained(name)
+    model, processor = load_model(name)
     stored = TextNormalizer(**(model.config.text_normalizer or {}))
     vocabulary = recipe.vocabulary or "keep"
     if vocabulary == "keep":
@@ -383,7 +459,7 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
         text = normalizer(row["text"])
         ids = encode(tokenizer, text)
         needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:], strict=False))
-        frames = -(-int(row["duration"] * rate) // config.inputs_to_logits_ratio)
+        frames = -(-round(row["duration"] * rate) // config.inputs_to_logits_ratio)
         if not ids:
             problem = "no words"
         elif tokenizer.unk_token_id in ids:
@@ -454,6 +530,7 @@ def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> No
     loss_axis.set(xlabel="epoch", ylabel="CTC loss a label", yscale="log")
     wer_axis.set(ylabel="WER", ylim=(0, 1))
     wer_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    figure.legend(loc="outside upper center", ncols=3)
+    if loss_axis.lines or wer_axis.lines:
+        figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutomaticSpeechRecognitionPipeline, AutoModelForCTC, Wav2Vec2Processor, pipeline
+from transformers import (
+    AutomaticSpeechRecognitionPipeline,
+    AutoModelForCTC,
+    PreTrainedModel,
+    Wav2Vec2Processor,
+    pipeline,
+)
 
 from .audio import SUFFIXES, AudioError, read_audio
 
@@ -45,15 +52,7 @@ def load_recognizer(model: str | PathLike = DEFAULT_MODEL, device: str | None = 
     Raises:
         ModelError: for a folder or id without a model that can be loaded, or a device that is not there.
     """
-    name = str(CHECKPOINTS / str(model)) if (CHECKPOINTS / str(model)).is_dir() else str(model)
-    if not Path(name).is_dir() and not (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir()))
-        raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
-    try:
-        network = AutoModelForCTC.from_pretrained(name)
-        processor = Wav2Vec2Processor.from_pretrained(name)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
+    network, processor = load_model(model)
     try:
         return pipeline(
             "automatic-speech-recognition",
@@ -64,6 +63,20 @@ def load_recognizer(model: str | PathLike = DEFAULT_MODEL, device: str | None = 
         )
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"device {device}: cannot be used here ({_first_line(error)})") from None
+
+
+def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
+    """The network and processor of a bundled model, a folder, or an id on the Hub. Raises `ModelError`."""
+    name = str(CHECKPOINTS / str(model)) if (CHECKPOINTS / str(model)).is_dir() else str(model)
+    if not Path(name).is_dir() and not (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
+        bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir()))
+        raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
+    try:
+        return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
+    except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
+        raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
 
 
 def best_device() -> str:
@@ -136,21 +149,26 @@ def _transcribe_window(window, recognizer, word_times: bool, batch_size: int) ->
     order = sorted(
         (i for i, (_, samples) in enumerate(window) if samples is not None), key=lambda i: -window[i][0].duration
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "use a dataset on GPU": this is batched already
-        results = recognizer(
-            [window[i][1] for i in order],
-            chunk_length_s=CHUNK_SECONDS,
-            batch_size=batch_size,
-            return_timestamps="word" if word_times else None,
-        )
-    for i, result in zip(order, results, strict=True):
-        transcript = window[i][0]
-        transcript.text = result["text"]
-        for chunk in result.get("chunks", []):
-            start, end = chunk["timestamp"]
-            word = {"word": chunk["text"], "start": round(float(start), 3), "end": round(float(end), 3)}
-            transcript.words.append(word)
+    # Whole where they fit: of a chunk's last frame the pipeline drops what is less than half a frame.
+    long = sum(window[i][0].duration > CHUNK_SECONDS for i in order)
+    for indices, chunk_seconds in ((order[:long], CHUNK_SECONDS), (order[long:], None)):
+        if not indices:  # the pipeline fails on an empty list
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "use a dataset on GPU": this is batched already
+            results = recognizer(
+                [window[i][1] for i in indices],
+                chunk_length_s=chunk_seconds,
+                batch_size=batch_size,
+                return_timestamps="word" if word_times else None,
+            )
+        for i, result in zip(indices, results, strict=True):
+            transcript = window[i][0]
+            transcript.text = result["text"]
+            for chunk in result.get("chunks", []):
+                start, end = chunk["timestamp"]
+                word = {"word": chunk["text"], "start": round(float(start), 3), "end": round(float(end), 3)}
+                transcript.words.append(word)
     yield from (transcript for transcript, _ in window)
 
 

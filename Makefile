@@ -1,0 +1,34 @@
+# Two commands for a fresh machine with git, make and Python 3.11 or later: `make transcribe`, `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: transcribe test lint clean
+
+transcribe: $(VENV)/installed  ## set everything up and transcribe a real recording with the bundled model
+	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac
+
+test: $(VENV)/installed-dev  ## set everything up and pass the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

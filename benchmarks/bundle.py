@@ -1,0 +1,46 @@
+"""Put a trained model into the package: float16 weights, and nothing that only training needs.
+
+    python benchmarks/bundle.py runs/an4 an4
+
+The config says float32: the weights are widened when they are loaded, and meet float32 features.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, Wav2Vec2Processor
+
+import hf_speechrec  # noqa: F401  registers the model classes
+from hf_speechrec.transcription import CHECKPOINTS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder that training left")
+    parser.add_argument("name", help="the bundled model's name")
+    arguments = parser.parse_args()
+
+    target = CHECKPOINTS / arguments.name
+    target.mkdir(parents=True, exist_ok=True)
+    config = AutoConfig.from_pretrained(arguments.run)
+    config.dtype = "float32"
+    config.save_pretrained(target)
+    Wav2Vec2Processor.from_pretrained(arguments.run).save_pretrained(target)
+    weights = load_file(arguments.run / "model.safetensors")
+    save_file(
+        {name: weight.to(torch.float16) for name, weight in weights.items()},
+        target / "model.safetensors",
+        {"format": "pt"},
+    )
+    for name in ("all_results.json", "training.png"):
+        if (arguments.run / name).exists():
+            shutil.copy(arguments.run / name, target / name)
+    for file in sorted(target.iterdir()):
+        print(f"{file.stat().st_size:>10,} {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Reading audio: every format, rate and channel count gives mono float32 at 16 kHz, or one clear line."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE
+
+from hf_speechrec.audio import SUFFIXES, AudioError, audio_duration, prepare_waveform, read_audio
+
+
+def tone(hertz: float, rate: int = RATE, seconds: float = 1.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def strongest_frequency(samples: np.ndarray, rate: int = RATE) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * rate / len(samples))
+
+
+def loudness(samples: np.ndarray) -> float:
+    middle = samples[len(samples) // 4 : -len(samples) // 4]  # a resampler's and a codec's edges are not the signal
+    return float(np.sqrt(np.mean(middle**2)))
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff", "a.WAV"])
+def test_lossless_formats_give_the_samples_that_were_written(tmp_path, speech, name):
+    soundfile.write(tmp_path / name, speech, RATE, subtype="PCM_16")
+    read = read_audio(tmp_path / name, RATE)
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, speech, atol=1 / 32768)
+    assert audio_duration(tmp_path / name) == len(speech) / RATE
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [("a.opus", "OGG", "OPUS"), ("a.ogg", "OGG", "VORBIS"), ("a.mp3", "MP3", "MPEG_LAYER_III")],
+)
+def test_lossy_formats_keep_the_signal(tmp_path, name, container, codec):
+    soundfile.write(tmp_path / name, tone(440, seconds=2), RATE, format=container, subtype=codec)
+    read = read_audio(tmp_path / name, RATE)
+    assert read.dtype == np.float32
+    assert len(read) == pytest.approx(2 * RATE, rel=0.01)
+    assert strongest_frequency(read) == pytest.approx(440, abs=1)
+    assert loudness(read) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    assert audio_duration(tmp_path / name) == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize("byte_order", ["01", "10"])
+def test_a_sphere_file_in_either_byte_order(tmp_path, speech, write_sphere, byte_order):
+    write_sphere(tmp_path / "a.sph", speech, byte_order=byte_order)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.sph", RATE), speech, atol=1e-4)
+    assert audio_duration(tmp_path / "a.sph") == len(speech) / RATE
+
+
+def test_real_opus_speech(librispeech):
+    paths = sorted(librispeech.rglob("*.opus"))
+    assert len(paths) == 3
+    for path in paths:
+        samples = read_audio(path, RATE)
+        assert len(samples) / RATE == pytest.approx(audio_duration(path), abs=0.001)
+        assert 2 < len(samples) / RATE < 10
+        assert 0.001 < np.sqrt(np.mean(samples**2)) < 1
+
+
+def test_suffixes_name_what_can_be_read_without_being_told_more():
+    assert {".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph"} <= SUFFIXES
+    assert ".raw" not in SUFFIXES
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
+
+
+# Rates and channels
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 48_000, 96_000])
+def test_a_sine_keeps_its_frequency_length_and_loudness_at_any_rate(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(1000, rate, seconds=2), rate)
+    read = read_audio(tmp_path / "a.wav", RATE)
+    assert len(read) == 2 * RATE
+    assert strongest_frequency(read) == pytest.approx(1000, abs=1)
+    assert loudness(read) == pytest.approx(0.5 / 2**0.5, rel=0.01)
+    assert audio_duration(tmp_path / "a.wav") == 2
+
+
+def test_what_the_model_cannot_hear_does_not_fold_into_what_it_can(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(20_000, 96_000), 96_000)
+    assert loudness(read_audio(tmp_path / "a.wav", RATE)) < 0.001
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_channels_are_averaged(tmp_path, channels):
+    samples = np.random.default_rng(0).uniform(-1, 1, (RATE, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav", RATE), samples.mean(axis=1), atol=1e-6)
+
+
+# Sources
+
+
+def test_a_path_its_bytes_and_rows_of_datasets_give_the_same(an4_files):
+    path = an4_files[0]
+    expected = read_audio(path, RATE)
+    sources = [
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": path.read_bytes(), "path": "gone.flac"},
+        {"bytes": None, "path": str(path)},
+    ]
+    for source in sources:
+        np.testing.assert_array_equal(read_audio(source, RATE), expected)
+    assert audio_duration({"bytes": path.read_bytes(), "path": None}) == len(expected) / RATE
+
+
+def test_prepare_waveform_takes_an_array_as_it_would_take_a_file(speech):
+    np.testing.assert_array_equal(prepare_waveform(speech, RATE, RATE), speech)
+    assert strongest_frequency(prepare_waveform(tone(440, 8_000), 8_000, RATE)) == pytest.approx(440, abs=1)
+    with pytest.raises(AudioError, match=r"^microphone: expected at least one sample"):
+        prepare_waveform(speech[:0], RATE, RATE, "microphone")
+
+
+# Bad input
+
+
+def wave_bytes(samples: np.ndarray, **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, **{"format": "WAV", "subtype": "FLOAT", **options})
+    return file.getvalue()
+
+
+def with_sample(value: float) -> np.ndarray:
+    samples = tone(440)
+    samples[100] = value
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty.wav", b"", "the file is empty"),
+        ("empty.flac", b"", "the file is empty"),
+        ("letter.wav", b"Dear Sir,\nplease find enclosed\n", "not audio that can be read"),
+        ("letter.flac", b"Dear Sir,\nplease find enclosed\n", "not audio that can be read"),
+        ("letter.raw", b"Dear Sir,\nplease find enclosed\n", "not audio that can be read"),
+        ("no-samples.wav", wave_bytes(tone(440)[:0]), "expected at least one sample"),
+        ("nan.wav", wave_bytes(with_sample(np.nan)), "expected finite samples"),
+        ("infinite.wav", wave_bytes(with_sample(np.inf)), "expected finite samples"),
+        ("absurd.wav", wave_bytes(with_sample(1e30)), "expected samples in about"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(tmp_path, name, content, expected):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AudioError) as caught:
+        read_audio(path, RATE)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_flac_is_an_error(tmp_path, an4_files, share):
+    content = an4_files[0].read_bytes()
+    path = tmp_path / "cut.flac"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(AudioError, match="not audio that can be read") as caught:
+        read_audio(path, RATE)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [lambda source: read_audio(source, RATE), audio_duration])
+def test_what_holds_no_audio_is_an_error_of_reading_and_of_measuring(tmp_path, read):
+    (tmp_path / "letter.wav").write_text("Dear Sir")
+    (tmp_path / "no-samples.wav").write_bytes(wave_bytes(tone(440)[:0]))
+    cases = {
+        tmp_path / "missing.wav": "no such file",
+        tmp_path: "expected an audio file, got a folder",
+        tmp_path / ("long" * 100): "expected a file that can be opened",
+        tmp_path / "letter.wav": "not audio that can be read",
+        tmp_path / "no-samples.wav": "expected at least one sample",
+    }
+    for source, expected in cases.items():
+        with pytest.raises(AudioError) as caught:
+            read(source)
+        assert str(caught.value).startswith(f"{source}: {expected}")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", [None, {"bytes": None, "path": None}])
+def test_a_row_without_audio_is_an_error(row):
+    with pytest.raises(AudioError, match=r"^audio: expected a recording, got none$"):
+        read_audio(row, RATE)
+
+
+def test_bad_bytes_are_named_by_their_row():
+    with pytest.raises(AudioError, match=r"^audio: not audio that can be read"):
+        read_audio(b"Dear Sir", RATE)
+    with pytest.raises(AudioError, match=r"^clips/7\.wav: not audio that can be read"):
+        read_audio({"bytes": b"Dear Sir", "path": "clips/7.wav"}, RATE)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 96_000])
+def test_a_single_sample_is_audio(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.full(1, 0.5), rate, subtype="FLOAT")
+    read = read_audio(tmp_path / "a.wav", RATE)
+    assert len(read) == -(-RATE // rate)
+    assert np.isfinite(read).all()
+    assert read.any()
+    if rate == RATE:
+        assert read[0] == 0.5
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_silence_is_audio(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros(rate), rate)
+    read = read_audio(tmp_path / "a.wav", RATE)
+    assert read.shape == (RATE,)
+    assert not read.any()

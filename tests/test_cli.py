@@ -1,0 +1,130 @@
+"""The command: what it prints, where, and with which exit code."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+
+from hf_speechrec.cli import split_section_options
+
+DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
+
+
+def command(*arguments, **options):
+    """Run the command in a process of its own, as a user does."""
+    options = {"capture_output": True, "text": True, "timeout": 240} | options
+    return subprocess.run([sys.executable, "-m", "hf_speechrec", *map(str, arguments)], check=False, **options)
+
+
+@pytest.fixture
+def digits(repository):
+    return repository / "demo" / "examples" / "an4-seven-digits.flac"
+
+
+def test_transcribe_prints_the_words_alone(digits):
+    result = command("transcribe", digits, "--device", "cpu")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{DIGITS}\n", "")
+
+
+def test_transcribe_reads_standard_input(digits):
+    result = command("transcribe", "-", input=digits.read_bytes(), text=False)
+    assert (result.returncode, result.stdout.decode()) == (0, f"{DIGITS}\n")
+
+
+def test_bad_files_are_named_on_stderr_and_the_others_transcribed(digits, tmp_path):
+    shutil.copy(digits, tmp_path / "a.flac")
+    (tmp_path / "b.wav").write_bytes(b"")
+    (tmp_path / "c.wav").write_text("no audio at all")
+    (tmp_path / "d.flac").write_bytes(digits.read_bytes()[:2000])
+    result = command("transcribe", tmp_path, tmp_path / "e.wav", "--format", "json")
+    assert result.returncode == 1
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    assert answer["text"] == DIGITS
+    assert [word["word"] for word in answer["words"]] == DIGITS.split()
+    errors = result.stderr.splitlines()
+    assert [next(name for name in "bcde" if f"{name}.wav" in e or f"{name}.flac" in e) for e in errors] == list("bcde")
+    assert all(error.startswith("error: ") for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcribe", "x.wav", "--model", "nonsense"], "nonsense: no such folder, no bundled model"),
+        (["train", "no-recipe.yaml"], "no-recipe.yaml: not a recipe that can be read"),
+        (["evaluate", "an4", "no-corpus"], "no-corpus: no such file or folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(arguments, message):
+    result = command(*arguments)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_evaluate_prints_a_table_and_writes_json(an4, tmp_path):
+    result = command("evaluate", "an4", an4, "--split", "test", "--json", tmp_path / "report.json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["utterances"] == 8
+    assert report["words"] == 47
+    assert report["wer_interval"][0] <= report["wer"] <= report["wer_interval"][1]
+    assert report["command"].startswith("hf-speechrec evaluate an4")
+    assert f"WER   {report['wer']:7.2%}" in result.stdout
+
+
+def test_noise_and_volume_reach_the_recogniser(an4, tmp_path):
+    for name, option in (("noise", ["--noise-snr-db", "-20"]), ("quiet", ["--gain-db", "-6"])):
+        result = command("evaluate", "an4", an4, "--split", "test", "--json", tmp_path / name, *option)
+        assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "noise").read_text())["wer"] > 0.5
+    assert json.loads((tmp_path / "quiet").read_text())["wer"] < 0.3
+
+
+def test_train_passes_on_arguments_and_the_model_can_be_used(an4, repository, tmp_path):
+    recipe = repository / "recipes" / "fine-tune.yaml"
+    sizes = ["--model.hidden_size", "8", "--model.num_hidden_layers=1", "--model.conv_channels", "2"]
+    corpus = tmp_path / "corpus.csv"
+    lines = ["path,text", *(f"{an4}/wav/{line},YES" for line in _an4_files(an4))]
+    corpus.write_text("\n".join(lines))
+    arguments = ["--output-dir", tmp_path / "run", "--max_steps", "2", "--disable_tqdm", "true", "--device", "cpu"]
+    result = command("train", recipe, "--corpus", corpus, *arguments, *sizes)
+    assert result.returncode == 0, result.stderr
+    assert "utterances" in result.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"], config["conv_channels"]) == (8, 1, 2)
+    assert command("transcribe", an4 / "wav" / _an4_files(an4)[0], "--model", tmp_path / "run").returncode == 0
+
+
+def _an4_files(an4):
+    return [f"{line}.flac" for line in (an4 / "etc" / "an4_train.fileids").read_text().split()]
+
+
+def test_section_options_are_parted_from_the_rest():
+    sections, rest = split_section_options(["--a-b", "1", "--model.hidden-size", "8", "--x=2", "--augmentation.speeds=[1.0]"])
+    assert sections == {"model.hidden_size": 8, "augmentation.speeds": [1.0]}
+    assert rest == ["--a-b", "1", "--x=2"]
+    with pytest.raises(ValueError, match=r"--model\.x: expected a value"):
+        split_section_options(["--model.x"])
+
+
+def test_help_has_examples_for_every_command():
+    for name in ("train", "evaluate", "transcribe"):
+        result = command(name, "--help")
+        assert result.returncode == 0
+        assert f"hf-speechrec {name} " in result.stdout
+
+
+def test_eight_channels_at_96_khz_are_transcribed(digits, tmp_path):
+    import numpy as np
+
+    from hf_speechrec.audio import read_audio
+
+    samples = read_audio(digits, 96_000)
+    soundfile.write(tmp_path / "x.wav", np.tile(samples[:, None], 8), 96_000)
+    assert command("transcribe", tmp_path / "x.wav").stdout == f"{DIGITS}\n"

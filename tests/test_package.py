@@ -1,0 +1,81 @@
+"""The whole: the wheel, the README's words, and which module may import which."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+TRAVELLING = {
+    "feature_extraction_log_mel",
+    "configuration_resnet_bigru",
+    "modeling_resnet_bigru",
+    "modeling_sequence",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory):
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", target, "."]
+    subprocess.run(command, check=True, cwd=repository, capture_output=True)
+    (path,) = target.glob("*.whl")
+    return path
+
+
+def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {"hf_speechrec/model_card.md", "hf_speechrec/checkpoints/an4/model.safetensors"} <= names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "runs"))]
+    clip = repository / "demo" / "examples" / "an4-seven-digits.flac"
+    code = "import hf_speechrec.model_card as m, sys; print(m.__file__, m.TEMPLATE); "
+    code += "from hf_speechrec.cli import app; app(['transcribe', sys.argv[1]])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run(
+        [sys.executable, "-c", code, clip], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    origin, words = result.stdout.splitlines()
+    assert origin.count(str(tmp_path / "site")) == 2
+    assert words == "THREE THREE ONE OH ONE EIGHT EIGHT"
+
+
+def test_the_bundled_model_is_small_and_holds_nothing_to_unpickle(repository):
+    folder = repository / "hf_speechrec" / "checkpoints" / "an4"
+    assert (folder / "model.safetensors").stat().st_size < 8 * 2**20
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".py")]
+
+
+def test_files_that_travel_import_nothing_that_stays(repository):
+    for name in TRAVELLING:
+        tree = ast.parse((repository / "hf_speechrec" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                allowed = TRAVELLING if node.level else {"torch", "transformers", "numpy", "huggingface_hub", "typing"}
+                assert node.level <= 1
+                assert (node.module or "").split(".")[0] in allowed, f"{name}: from {node.module}"
+            elif isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= {"torch", "numpy"}, name
+
+
+def test_the_readme_tree_is_the_folder(repository):
+    readme = (repository / "README.md").read_text()
+    tree = readme.split("## Where things are")[1].split("```")[1]
+    named = set(re.findall(r"^  (\w+\.py)", tree, re.MULTILINE))
+    modules = {path.name for path in (repository / "hf_speechrec").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert named == modules
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_readme_python_runs(repository, tmp_path, number):
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    code = blocks[number].replace('"runs/mine"', repr(str(tmp_path / "mine")))
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    assert ("THREE THREE ONE OH ONE EIGHT EIGHT" in result.stdout) if number == 0 else ("train_loss" in result.stdout)
