@@ -22,8 +22,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import read_corpus
+from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer
-from hf_speechrec.training import Recipe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "an4.yaml"
 WRITE_UP = {

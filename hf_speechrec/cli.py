@@ -85,7 +85,8 @@ def train(
     - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
     - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
     """
-    from . import training
+    from .recipe import Recipe
+    from .training import train as run
 
     named = {
         "corpus": corpus,
@@ -96,7 +97,7 @@ def train(
     with clear_errors():
         sections, arguments = split_section_options(context.args)
         overrides = {name: value for name, value in named.items() if value is not None} | sections
-        folder = training.train(training.Recipe.from_yaml(recipe, overrides), arguments, device)
+        folder = run(Recipe.from_yaml(recipe, overrides), arguments, device)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"The model is in {folder}; try: hf-speechrec transcribe FILE --model {folder}")
 
@@ -111,10 +112,10 @@ def split_section_options(arguments: list[str]) -> tuple[dict, list[str]]:
         if not (name.startswith("--") and "." in name):
             rest.append(argument)
             continue
-        value = value if equals else next(remaining, None)
-        if value is None:
+        given = value if equals else next(remaining, None)
+        if given is None:
             raise ValueError(f"{name}: expected a value")
-        sections[name[2:].replace("-", "_")] = yaml.safe_load(value)
+        sections[name[2:].replace("-", "_")] = yaml.safe_load(given)
     return sections, rest
 
 

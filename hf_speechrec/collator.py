@@ -86,7 +86,7 @@ class CTCCollator:
                     batch["input_features"][i, :length] = self.augmentation.features(features)
         if texts[0] is not None:
             labels = [
-                torch.tensor(encode(self.processor.tokenizer, self.normalizer(text)), dtype=torch.long)
+                torch.tensor(encode(self.processor.tokenizer, self.normalizer(text or "")), dtype=torch.long)
                 for text in texts
             ]
             batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=-100)

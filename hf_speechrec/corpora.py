@@ -244,13 +244,13 @@ def _measured(rows: list[dict], problems: list[str], name: str) -> datasets.Data
                 problems.append(str(result))
             else:
                 usable.append({**row, "duration": result})
-    _warn_of(problems, len(problems) + len(usable), name)
+    warn_of(problems, len(problems) + len(usable), name)
     if not usable:
         raise CorpusError(f"{name}: not one usable row ({problems[0] if problems else 'it is empty'})")
     return datasets.Dataset.from_list(usable, features=FEATURES)
 
 
-def _warn_of(problems: list[str], num_rows: int, name: str) -> None:
+def warn_of(problems: list[str], num_rows: int, name: str) -> None:
     """Count and name the rows that were left out."""
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:5])
@@ -312,7 +312,7 @@ def _hub_dataset(source: str, split: str | None, streaming: bool):
 
     dataset = dataset.map(measured)
     problems = [f"row {i}: {problem}" for i, problem in enumerate(dataset["problem"]) if problem is not None]
-    _warn_of(problems, len(dataset), source)
+    warn_of(problems, len(dataset), source)
     if len(problems) == len(dataset):
         raise CorpusError(f"{source}: not one usable row ({problems[0] if problems else 'it is empty'})")
     return dataset.filter(lambda problem: problem is None, input_columns="problem").remove_columns("problem")

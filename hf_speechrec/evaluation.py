@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .audio import AudioError, read_audio
 from .augmentation import add_noise
+from .modeling_resnet_bigru import BLANK_MARGIN
 from .text import TextNormalizer
 from .transcription import transcribe
 
@@ -101,6 +102,13 @@ def confusions(references: list[str], predictions: list[str], most: int = 10) ->
             size = max(len(said), len(heard))
             counts.update(zip(said or [""] * size, heard or [""] * size, strict=True))
     return [(said, heard, count) for (said, heard), count in counts.most_common(most)]
+
+
+def frame_predictions(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: ARG001  the Trainer's call
+    """Most likely class of each frame (batch, frames), -100 in the padding; spares keeping the logits of a test set."""
+    if isinstance(logits, tuple):
+        logits = logits[0]
+    return logits.argmax(-1).masked_fill((logits == BLANK_MARGIN).any(-1), -100)
 
 
 def trainer_metrics(processor, normalizer: Callable[[str], str], report: Callable[[str], Any]) -> Callable:

@@ -94,12 +94,14 @@ class BiGruLayer(nn.Module):
 class ResNetBiGruForCTC(PreTrainedModel):
     """Speech recogniser: log-mel frames to CTC logits. See [`ResNetBiGruConfig`]."""
 
+    config: ResNetBiGruConfig
     config_class = ResNetBiGruConfig
     base_model_prefix = "encoder"
     main_input_name = "input_features"
 
     def __init__(self, config: ResNetBiGruConfig):
         super().__init__(config)
+        self.blank_token_id = config.pad_token_id or 0
         width = 2 * config.hidden_size
         self.encoder = ResNetEncoder(config)
         self.gru_layers = nn.ModuleList(
@@ -119,7 +121,8 @@ class ResNetBiGruForCTC(PreTrainedModel):
         if isinstance(module, nn.Linear | nn.Conv2d):
             init.kaiming_uniform_(module.weight, a=5**0.5)
             bound = module.weight[0].numel() ** -0.5
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.GRU):
             for name, parameter in module.named_parameters():
                 if "bias" in name:
@@ -154,7 +157,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
             hidden_states = layer(hidden_states, lengths)
         logits = self.classifier(hidden_states)
         padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
-        blank = torch.arange(logits.shape[2], device=logits.device) == self.config.pad_token_id
+        blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), self.blank_token_id)
         logits = torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
 
         loss = None if labels is None else self.ctc_loss(logits, lengths, labels)
@@ -173,7 +176,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
                 labels.masked_select(is_label),
                 lengths,
                 is_label.sum(-1),
-                blank=self.config.pad_token_id,
+                blank=self.blank_token_id,
                 reduction=self.config.ctc_loss_reduction,
                 zero_infinity=self.config.ctc_zero_infinity,
             )

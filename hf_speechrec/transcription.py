@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,10 +121,11 @@ def transcribe(
         One `Transcript` a source, in order. One that cannot be read has its `error` set; the others still come.
     """
     recognizer = recognizer or load_recognizer()
+    extractor: Any = recognizer.feature_extractor
     window: list[tuple[Transcript, np.ndarray | None]] = []
     seconds = 0.0
     for source in sources:
-        transcript, samples = _read(source, recognizer.feature_extractor.sampling_rate)
+        transcript, samples = _read(source, extractor.sampling_rate)
         if seconds + transcript.duration > WINDOW_SECONDS:
             yield from _transcribe_window(window, recognizer, word_times, batch_size)
             window, seconds = [], 0.0

@@ -106,7 +106,8 @@ def _an4_files(an4):
 
 
 def test_section_options_are_parted_from_the_rest():
-    sections, rest = split_section_options(["--a-b", "1", "--model.hidden-size", "8", "--x=2", "--augmentation.speeds=[1.0]"])
+    options = ["--a-b", "1", "--model.hidden-size", "8", "--x=2", "--augmentation.speeds=[1.0]"]
+    sections, rest = split_section_options(options)
     assert sections == {"model.hidden_size": 8, "augmentation.speeds": [1.0]}
     assert rest == ["--a-b", "1", "--x=2"]
     with pytest.raises(ValueError, match=r"--model\.x: expected a value"):

@@ -21,11 +21,11 @@ from hf_speechrec.evaluation import (
     error_rates,
     evaluate_recognizer,
     format_report,
+    frame_predictions,
     trainer_metrics,
     utterance_errors,
 )
 from hf_speechrec.text import TextNormalizer, build_tokenizer
-from hf_speechrec.training import frame_predictions
 from hf_speechrec.transcription import load_recognizer
 
 REFERENCES = ["THE CAT SAT", "ON THE MAT"]

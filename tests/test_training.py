@@ -14,22 +14,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCTC, Trainer, TrainerCallback, TrainingArguments, Wav2Vec2Processor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC, training
+from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.augmentation import Augmentation
 from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import CorpusError, read_corpus
 from hf_speechrec.evaluation import evaluate_recognizer
-from hf_speechrec.text import TextNormalizer, build_tokenizer
-from hf_speechrec.training import (
-    EpochSampler,
-    Recipe,
-    SpeechTrainer,
-    plot_history,
-    replace_vocabulary,
-    train,
-    training_arguments,
-    usable_for_ctc,
-)
+from hf_speechrec.recipe import Recipe
+from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
+from hf_speechrec.trainer import PARTIAL, EpochSampler, SpeechTrainer, plot_history, training_arguments
+from hf_speechrec.training import fitted_feature_extractor, replace_vocabulary, train, usable_for_ctc
 from hf_speechrec.transcription import load_recognizer
 
 TINY = {"conv_channels": 2, "num_residual_blocks": 1, "hidden_size": 16, "num_hidden_layers": 1}
@@ -243,7 +236,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(an4, tmp_path
 
 def test_feature_statistics_are_those_of_the_training_set(an4):
     corpus = read_corpus(an4, "train")
-    extractor = training.fitted_feature_extractor(corpus, feature_size=20)
+    extractor = fitted_feature_extractor(corpus, feature_size=20)
     collator = CTCCollator(Wav2Vec2Processor(extractor, build_tokenizer(["A"])), TextNormalizer())
     batch = collator(list(corpus))
     frames = batch["input_features"][batch["attention_mask"].bool()]
@@ -404,7 +397,7 @@ def test_what_is_usable_has_a_finite_loss_and_what_is_not_has_none(processor):
     for text, samples in [("ABBA", 3200), ("ABBA", 2560), ("A B", 1920), ("A B", 1280), ("AAA", 2561), ("AAA", 2560)]:
         row = {"path": "x", "text": text, "duration": samples / 16_000}
         features = processor(torch.randn(samples), sampling_rate=16_000, return_tensors="pt")
-        labels = torch.tensor([training.encode(processor.tokenizer, text)])
+        labels = torch.tensor([encode(processor.tokenizer, text)])
         loss = model(**features, labels=labels).loss
         if loss.isfinite():
             assert len(usable_for_ctc(datasets.Dataset.from_list([row]), model.config, processor, str)) == 1
@@ -558,7 +551,7 @@ def test_each_checkpoint_is_whole_and_nothing_partial_is_left(unbroken):
         assert f"checkpoint-{state['global_step']}" == path.name
         assert AutoModelForCTC.from_pretrained(path).num_parameters() > 0
     assert not list(unbroken.rglob("*.partial*"))
-    assert not (unbroken / training.PARTIAL).exists()
+    assert not (unbroken / PARTIAL).exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(an4, tmp_path):
@@ -591,13 +584,13 @@ def test_a_crash_while_saving_leaves_no_half_written_checkpoint_and_is_resumed(
 
     train(checkpointing(an4, folder), ["--resume_from_checkpoint", "true"], device="cpu")
     assert_same_weights(folder, unbroken)
-    assert not (folder / training.PARTIAL).exists()
+    assert not (folder / PARTIAL).exists()
 
 
 def test_a_crash_while_the_final_model_is_saved_leaves_the_checkpoints(an4, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "plot_history", lambda *_: (_ for _ in ()).throw(PowerCutError))
+        patch.setattr("hf_speechrec.trainer.plot_history", lambda *_: (_ for _ in ()).throw(PowerCutError))
         with pytest.raises(PowerCutError):
             train(checkpointing(an4, folder), device="cpu")
     assert not (folder / "model.safetensors").exists()

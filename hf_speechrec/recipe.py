@@ -1,0 +1,110 @@
+"""A YAML file → what a training run is made of."""
+
+import inspect
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+
+from .augmentation import Augmentation
+from .configuration_resnet_bigru import ResNetBiGruConfig
+from .feature_extraction_log_mel import LogMelFeatureExtractor
+from .text import TextNormalizer
+
+
+@dataclass
+class Recipe:
+    """
+    What a training run is made of; a YAML file has the same keys.
+
+    Args:
+        corpus: what `read_corpus` takes.
+        train_split: the part to train on.
+        held_out: speakers held out of it to choose by: a file with one a line (relative to the recipe), a share such
+            as 0.1, or nothing, in which case all is trained on and the last weights are kept.
+        model_name_or_path: start from this checkpoint instead of from nothing.
+        vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
+        normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig`,
+            `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
+        early_stopping_patience: evaluations without a better WER after which to stop.
+        training: arguments of transformers' `TrainingArguments`.
+    """
+
+    corpus: str
+    train_split: str | None = None
+    held_out: str | float | None = None
+    model_name_or_path: str | None = None
+    vocabulary: str | None = None
+    normalizer: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] | None = field(default_factory=dict)
+    early_stopping_patience: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    task: str = "ctc"
+    folder: Path = Path()
+
+    def __post_init__(self):
+        # What follows from the rest is no part of a recipe.
+        derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id"}
+        figures = {"feature_mean", "feature_std", "kwargs"}
+        known = {
+            "normalizer": set(inspect.signature(TextNormalizer).parameters),
+            "model": ResNetBiGruConfig.__annotations__.keys() - derived,
+            "features": inspect.signature(LogMelFeatureExtractor).parameters.keys() - figures,
+            "augmentation": set(inspect.signature(Augmentation).parameters),
+        }
+        for section in (*known, "training"):
+            values = getattr(self, section)
+            if values is None:
+                if section != "augmentation":  # none at all is not its defaults
+                    setattr(self, section, {})
+                continue
+            if not isinstance(values, dict):
+                raise ValueError(f"expected {section} to be a section (names and values), got {values!r}")
+            names = known.get(section, set(values))  # `training_arguments` looks after its own
+            if unknown := sorted(set(values) - names):
+                raise ValueError(
+                    f"the section {section} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}"
+                )
+        try:
+            ResNetBiGruConfig(**self.model)
+        except StrictDataclassError as error:
+            raise ValueError(f"the section model: {error.__cause__}") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike, overrides: dict[str, Any] | None = None) -> "Recipe":
+        """
+        Read a recipe.
+
+        Args:
+            path: the YAML file.
+            overrides: values that replace the file's; `{"model.hidden_size": 256}` reaches into a section.
+
+        Raises:
+            ValueError: for a file that is not a recipe, or a key that no recipe has.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: not a recipe that can be read ({str(error).splitlines()[0]})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a recipe (YAML keys and values), got {type(values).__name__}")
+        for name, value in (overrides or {}).items():
+            section, _, key = name.partition(".")
+            if key:
+                values[section] = {**(values.get(section) or {}), key: value}
+            else:
+                values[section] = value
+        known = {f.name for f in fields(cls)} - {"folder"}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{path}: a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        if not values.get("corpus"):
+            raise ValueError(f"{path}: expected a corpus, the recipe names none")
+        try:
+            return cls(**values, folder=Path(path).parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,200 @@
+"""transformers' Trainer for speech: its arguments, an order that survives a resume, whole checkpoints, the plot."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import rotate_checkpoints
+
+from .collator import CTCCollator
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = ".partial"  # folder in which a checkpoint is written before it gets its name
+
+
+def training_arguments(values: dict[str, Any], arguments: Sequence[str] = (), device: str | None = None):
+    """
+    `TrainingArguments` of a recipe's section, command-line arguments before it and our defaults behind it.
+
+    Raises:
+        ValueError: for an argument that `TrainingArguments` does not have, or a value that does not fit.
+    """
+    defaults = {
+        "output_dir": "runs/model",
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "group_by_length",
+        "length_column_name": "duration",
+        "label_names": ["labels"],
+        "report_to": "none",
+        "metric_for_best_model": "wer",
+        "greater_is_better": False,
+        "save_total_limit": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0.05,
+        "lr_scheduler_type": "cosine",
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.01,
+        "logging_steps": 50,
+        "ddp_find_unused_parameters": False,  # every parameter takes part in every step
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        # Half precision where a GPU does it well; the loss itself is always taken in float32.
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported() and device in (None, "cuda"),
+    }
+    known = {f.name for f in fields(TrainingArguments)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"transformers' TrainingArguments has no {', '.join(unknown)}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device is not None and not available.get(device, False):
+        raise ValueError(
+            f"expected a device among {', '.join(d for d, there in available.items() if there)}, got {device}"
+        )
+    parser = HfArgumentParser(TrainingArguments, exit_on_error=False)  # type: ignore[arg-type]
+    parser.set_defaults(**defaults | values)
+    try:
+        args, rest = parser.parse_known_args(list(arguments))
+    except Exception as error:  # argparse's own errors do not share a useful base
+        raise ValueError(str(error)) from None
+    if rest:
+        raise ValueError(f"neither an option of this command nor of transformers' TrainingArguments: {' '.join(rest)}")
+    if device == "cpu":
+        args.use_cpu = True
+    return TrainingArguments(**vars(args))
+
+
+class EpochSampler(LengthGroupedSampler):
+    """
+    Batches of utterances of similar length, in an order that follows from seed and epoch alone.
+
+    transformers draws it from the global generator. A run resumed in mid-epoch would then see some utterances twice
+    and others never, and so would the processes of a distributed run, whose generators drift apart.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
+        super().__init__(sampler.batch_size, lengths=list(sampler.lengths), generator=torch.Generator())
+        self.trainer = trainer
+
+    def __iter__(self):
+        self.generator.manual_seed(self.trainer.args.seed + int(self.trainer.state.epoch or 0))
+        return super().__iter__()
+
+
+class CollatorEpoch(TrainerCallback):
+    """Tells a seeded collator which epoch it is."""
+
+    def __init__(self, collator: CTCCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.epoch.fill_(int(state.epoch or 0))
+
+
+class SpeechTrainer(Trainer):
+    """
+    transformers' Trainer, but a checkpoint appears under its name only when it is whole, and the order of the
+    utterances does not depend on where a run was broken.
+    """
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        return EpochSampler(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder, PARTIAL)) if getattr(self, "_is_saving", False) else folder
+
+    def _save_checkpoint(self, model, trial) -> None:
+        output_dir = Path(super()._get_output_dir(trial))
+        final = output_dir / f"checkpoint-{self.state.global_step}"
+        partial = output_dir / PARTIAL / final.name
+        self._is_saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_saving = False
+        if self.state.best_model_checkpoint == str(partial):
+            self.state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(partial / "trainer_state.json"))
+            _publish(partial, final)
+            rotate_checkpoints(
+                output_dir=str(output_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Flush a folder to the disk, then give it its name in one step."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    if final.exists():
+        shutil.rmtree(final)
+    partial.replace(final)
+
+
+def checkpoint_to_resume(args: TrainingArguments, output_dir: Path) -> str | None:
+    """`--resume_from_checkpoint` takes a folder, or "true" for the newest whole checkpoint of the output folder."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", "no", "0"):
+        return None
+    if str(wanted).lower() not in ("true", "yes", "1", "last"):
+        if not Path(wanted, "trainer_state.json").exists():
+            raise ValueError(f"{wanted}: expected a checkpoint folder to resume from (with a trainer_state.json)")
+        return str(wanted)
+    numbered = [path for path in output_dir.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+    if not numbered:
+        logger.warning("%s: no checkpoint to resume from yet, starting anew", output_dir)
+        return None
+    return str(max(numbered, key=lambda path: int(path.name.partition("-")[2])))
+
+
+def save_run(trainer: SpeechTrainer, output_dir: Path, metrics: dict[str, float]) -> None:
+    partial = output_dir / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    trainer.save_model(str(partial))
+    trainer.state.save_to_json(str(partial / "trainer_state.json"))
+    (partial / "all_results.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+    plot_history(trainer.state.log_history, partial / "training.png")
+    for file in sorted(partial.iterdir()):
+        file.replace(output_dir / file.name)
+    partial.rmdir()
+
+
+def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> None:
+    """Draw the losses and the WER of a Trainer's `log_history` over the epochs, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, loss_axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    wer_axis = loss_axis.twinx()
+    for axis, key, label, colour in (
+        (loss_axis, "loss", "training loss", "tab:blue"),
+        (loss_axis, "eval_loss", "held-out loss", "tab:orange"),
+        (wer_axis, "eval_wer", "held-out WER", "tab:green"),
+    ):
+        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label, color=colour)
+    loss_axis.set(xlabel="epoch", ylabel="CTC loss a label", yscale="log")
+    wer_axis.set(ylabel="WER", ylim=(0, 1))
+    wer_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    if loss_axis.lines or wer_axis.lines:
+        figure.legend(loc="outside upper center", ncols=3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
