@@ -29,6 +29,7 @@ class Recipe:
         vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
         normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig`,
             `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
+        task: "ctc", a recogniser.
         early_stopping_patience: evaluations without a better WER after which to stop.
         training: arguments of transformers' `TrainingArguments`.
     """
@@ -48,6 +49,8 @@ class Recipe:
     folder: Path = Path()
 
     def __post_init__(self):
+        if self.task != "ctc":
+            raise ValueError(f"expected the task 'ctc', got {self.task!r}")
         # What follows from the rest is no part of a recipe.
         derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id"}
         figures = {"feature_mean", "feature_std", "kwargs"}

@@ -1,5 +1,6 @@
 """What the tests share: real speech, a small processor, and a world that is seeded, offline and on one thread."""
 
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
@@ -30,6 +31,11 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_the_package(caplog):
+    caplog.set_level(logging.WARNING, logger="hf_speechrec")
 
 
 @pytest.fixture(scope="session")

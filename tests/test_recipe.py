@@ -1,0 +1,80 @@
+"""Recipes: what a YAML file may say, what may be said over it, and what is wrong with the others."""
+
+import pytest
+from small_runs import tiny_recipe
+
+from hf_speechrec.recipe import Recipe
+from hf_speechrec.training import train
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_recipe_is_read_from_yaml(recipe_file):
+    path = recipe_file("corpus: data/mine\nmodel: {hidden_size: 64}\naugmentation: null\n")
+    recipe = Recipe.from_yaml(path)
+    assert (recipe.corpus, recipe.model, recipe.augmentation) == ("data/mine", {"hidden_size": 64}, None)
+    assert (recipe.held_out, recipe.training, recipe.folder) == (None, {}, path.parent)
+
+
+def test_overrides_replace_values_and_reach_into_sections(recipe_file):
+    path = recipe_file("corpus: a\nmodel: {hidden_size: 64, conv_channels: 8}\naugmentation:\n")
+    overrides = {"corpus": "b", "model.hidden_size": 96, "augmentation.gain_db": 6, "training.seed": 3}
+    recipe = Recipe.from_yaml(path, overrides)
+    assert recipe.corpus == "b"
+    assert recipe.model == {"hidden_size": 96, "conv_channels": 8}
+    assert recipe.augmentation == {"gain_db": 6}
+    assert recipe.training == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("corpus: a\nmodle: {}\n", "a recipe has no modle; it has augmentation, corpus"),
+        ("corpus: a\nfolder: b\n", "a recipe has no folder"),
+        ("- corpus\n- model\n", r"expected a recipe \(YAML keys and values\), got list"),
+        ("", r"expected a recipe \(YAML keys and values\), got NoneType"),
+        ("corpus: [a\n", "not a recipe that can be read"),
+        ("train_split: train\n", "expected a corpus"),
+        ("corpus: a\nmodel: 3\n", "expected model to be a section .* got 3"),
+        ("corpus: a\ntask: cooking\n", "expected the task .ctc., got .cooking."),
+    ],
+)
+def test_a_file_that_is_not_a_recipe_is_named_with_what_is_wrong(recipe_file, text, message):
+    with pytest.raises(ValueError, match=rf"recipe\.yaml: {message}"):
+        Recipe.from_yaml(recipe_file(text))
+
+
+def test_a_missing_or_binary_recipe_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.yaml: not a recipe that can be read .*No such file"):
+        Recipe.from_yaml(tmp_path / "nowhere.yaml")
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: not a recipe that can be read"):
+        Recipe.from_yaml(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("model", {"hiden_size": 8}, "hiden_size"),
+        ("model", {"time_reduction": 3}, "expected time_reduction to be one of .* got 3"),
+        ("model", {"hidden_size": "big"}, "hidden_size.* expected int, got str"),
+        ("model", {"vocab_size": 8}, "vocab_size"),
+        ("features", {"mels": 8}, "mels"),
+        ("augmentation", {"gain": 8}, "gain"),
+        ("normalizer", {"casing": "upper"}, "casing"),
+        ("normalizer", {"case": "middle"}, "expected case to be one of .* got 'middle'"),
+        ("vocabulary", "words", "expected a vocabulary 'char' or 'bpe:SIZE', got 'words'"),
+    ],
+)
+def test_a_mistake_in_a_section_is_a_value_error_that_names_it(an4, tmp_path, section, values, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny_recipe(an4, tmp_path / "model", **{section: values}), device="cpu")
+    assert not list(tmp_path.rglob("*.safetensors"))
