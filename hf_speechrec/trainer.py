@@ -57,7 +57,7 @@ def training_arguments(values: dict[str, Any], arguments: Sequence[str] = (), de
         raise ValueError(
             f"expected a device among {', '.join(d for d, there in available.items() if there)}, got {device}"
         )
-    parser = HfArgumentParser(TrainingArguments, exit_on_error=False)  # type: ignore[arg-type]
+    parser = HfArgumentParser(TrainingArguments, exit_on_error=False, allow_abbrev=False)  # type: ignore[arg-type]
     parser.set_defaults(**defaults | values)
     try:
         args, rest = parser.parse_known_args(list(arguments))

@@ -142,6 +142,8 @@ def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, 
     model, processor = load_model(name)
     if not isinstance(model, ResNetBiGruForCTC):
         raise ValueError(f"{name}: expected a {ResNetBiGruForCTC.__name__} to start from, got a {type(model).__name__}")
+    if recipe.model or recipe.features:
+        logger.warning("%s: its own sizes and features stand; the recipe's model and features do not apply", name)
     stored = TextNormalizer(**(model.config.text_normalizer or {}))
     vocabulary = recipe.vocabulary or "keep"
     if vocabulary == "keep":

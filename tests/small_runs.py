@@ -1,5 +1,7 @@
 """Recipes that train in a moment, and what to compare of two runs."""
 
+from pathlib import Path
+
 import torch
 from safetensors.torch import load_file
 
@@ -14,7 +16,7 @@ def tiny_recipe(corpus, output_dir, **changes) -> Recipe:
     recipe = {name: changes.pop(name) for name in list(changes) if name in Recipe.__dataclass_fields__}
     return Recipe(
         corpus=str(corpus),
-        train_split="train",
+        train_split="train" if Path(corpus).is_dir() else None,
         **{"model": TINY, "features": {"feature_size": 20}} | recipe,
         training={
             "output_dir": str(output_dir),

@@ -268,3 +268,8 @@ def test_a_history_is_drawn(tmp_path):
 def test_a_history_without_a_figure_is_drawn_too(tmp_path):
     plot_history([{"train_runtime": 1.0}], tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(PNG)
+
+
+def test_an_abbreviated_argument_is_not_guessed():
+    with pytest.raises(ValueError, match="--learning-rat 1"):
+        training_arguments({}, ["--learning-rat", "1"])

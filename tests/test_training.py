@@ -220,7 +220,7 @@ def test_utterances_that_ctc_cannot_learn_are_counted_and_named(processor, caplo
     usable = usable_for_ctc(datasets.Dataset.from_list(rows), config, processor, TextNormalizer())
     assert usable["path"] == ["good.wav"]
     assert caplog.messages == [
-        "Left out 3 of 4 utterances:\n"
+        "training: left out 3 of 4 rows:\n"
         "  short.wav: 5 labels, more than its 4 frames\n"
         "  dots.wav: no words\n"
         "  foreign.wav: characters outside the vocabulary: Ñ Ú"
@@ -251,7 +251,7 @@ def test_no_usable_utterance_is_an_error(processor):
 def test_a_long_list_of_left_out_utterances_is_shortened(processor, caplog):
     rows = [{"path": f"{i}.wav", "text": "A" if i == 0 else "", "duration": 1.0} for i in range(9)]
     usable_for_ctc(datasets.Dataset.from_list(rows), ResNetBiGruConfig(), processor, TextNormalizer())
-    assert "Left out 8 of 9" in caplog.text
+    assert "left out 8 of 9" in caplog.text
     assert "5.wav: no words\n  … and 3 more" in caplog.text
     assert "6.wav" not in caplog.text
 
@@ -294,7 +294,7 @@ def test_fine_tuning_keeps_vocabulary_and_weights_as_it_starts(checkpoint, an4, 
 def test_fine_tuning_with_the_vocabulary_kept_leaves_out_foreign_characters(checkpoint, manifest, tmp_path, caplog):
     folder = fine_tuned(checkpoint, manifest("REPEAT", "ÉTÉ", "TWO"), tmp_path)
     assert vocabulary(folder) == vocabulary(checkpoint)
-    assert "Left out 1 of 3 utterances" in caplog.text
+    assert "left out 1 of 3 rows" in caplog.text
     assert "characters outside the vocabulary: É" in caplog.text
     assert not weights(folder)["classifier.3.bias"].equal(weights(checkpoint)["classifier.3.bias"])
 
