@@ -24,6 +24,7 @@ from .audio import SUFFIXES, AudioError, read_audio
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
 DEFAULT_MODEL = "an4"
 CHUNK_SECONDS = 30.0  # longer recordings are cut into chunks that overlap by a sixth on either side
+SILENCE = 1e-4  # peak (-80 dB) under which a recording holds no speech; models have not heard digital silence
 WINDOW_SECONDS = 600.0  # audio held in memory at once, where files are not longer than that
 
 
@@ -148,9 +149,8 @@ def _read(source, sampling_rate: int) -> tuple[Transcript, np.ndarray | None]:
 
 def _transcribe_window(window, recognizer, word_times: bool, batch_size: int) -> Iterator[Transcript]:
     # The longest first: neighbours in a batch are then of similar length, and a shortage of memory shows at once.
-    order = sorted(
-        (i for i, (_, samples) in enumerate(window) if samples is not None), key=lambda i: -window[i][0].duration
-    )
+    audible = [i for i, (_, samples) in enumerate(window) if samples is not None and np.abs(samples).max() >= SILENCE]
+    order = sorted(audible, key=lambda i: -window[i][0].duration)
     # Whole where they fit: of a chunk's last frame the pipeline drops what is less than half a frame.
     long = sum(window[i][0].duration > CHUNK_SECONDS for i in order)
     for indices, chunk_seconds in ((order[:long], CHUNK_SECONDS), (order[long:], None)):
