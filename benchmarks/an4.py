@@ -25,7 +25,7 @@ CONDITIONS = {
     "AN4 test, noise at 5 dB": {"noise_snr_db": 5.0},
 }
 CARD = {
-    "model_id": "an4",
+    "model_id": "hf_speechrec/checkpoints/an4",
     "title": "ResNet + BiGRU recogniser for spelled names, numbers and commands (CMU AN4)",
     "summary": (
         "A small recogniser of American English letters, numbers, dates and some thirty commands, trained from nothing "

@@ -194,6 +194,7 @@ def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> No
     loss_axis.set(xlabel="epoch", ylabel="CTC loss a label", yscale="log")
     wer_axis.set(ylabel="WER", ylim=(0, 1))
     wer_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    wer_axis.set_visible(bool(wer_axis.lines))
     if loss_axis.lines or wer_axis.lines:
         figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=120)
