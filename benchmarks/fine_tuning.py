@@ -41,7 +41,10 @@ def main() -> None:
         (root / "speaker.txt").write_text(arguments.test_speaker + "\n")
 
         results = {}
-        for name, start in (("fine-tuned", ["--model-name-or-path", arguments.base]), ("from nothing", [])):
+        for name, start in (
+            ("fine-tuned", ["--model-name-or-path", arguments.base, "--vocabulary", "extend"]),
+            ("from nothing", []),
+        ):
             folder = root / name.replace(" ", "-")
             run("train", RECIPE, "--corpus", root / "train.csv", "--output_dir", folder, "--device", "cpu", *start)
             report = root / "report.json"
