@@ -75,6 +75,11 @@ def audio_duration(source: str | PathLike) -> float:
     return info.frames / info.samplerate
 
 
+def row_source(row: dict):
+    """What `read_audio` takes of a corpus row: its undecoded `audio` (from the Hub), else its `path`."""
+    return row["audio"] if "audio" in row else row["path"]
+
+
 def _open(source) -> tuple[str, str | io.BytesIO]:
     """A name for messages, and what soundfile can read."""
     if isinstance(source, dict):

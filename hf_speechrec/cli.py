@@ -41,7 +41,7 @@ def main() -> None:
     """Train, evaluate and use your own speech recogniser."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("hf_speechrec").setLevel(logging.INFO)
-    # In some processes of a distributed run only the first speaks.
+    # Of the processes of a distributed run only the first speaks.
     if os.environ.get("RANK", "0") != "0":
         logging.disable(logging.INFO)
 

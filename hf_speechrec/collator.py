@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2Processor
 
-from .audio import AudioError, read_audio
+from .audio import AudioError, read_audio, row_source
 from .augmentation import Augmentation
 from .text import TextNormalizer, encode
 
@@ -65,7 +65,7 @@ class CTCCollator:
         for row in rows:
             try:
                 text = row.get("text")
-                waveform = read_audio(row["audio"] if "audio" in row else row["path"], extractor.sampling_rate)
+                waveform = read_audio(row_source(row), extractor.sampling_rate)
             except AudioError as error:
                 if not self.unreadable[str(error)]:
                     logger.warning("Treated as silence: %s", error)

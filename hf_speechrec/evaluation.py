@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .audio import AudioError, read_audio
+from .audio import AudioError, read_audio, row_source
 from .augmentation import add_noise
 from .modeling_resnet_bigru import BLANK_MARGIN
 from .text import TextNormalizer
@@ -168,7 +168,7 @@ def evaluate_recognizer(
     def recordings() -> Iterator[np.ndarray]:
         for i, row in enumerate(tqdm(dataset, desc="Evaluating", unit="utt", leave=False, disable=None)):
             try:
-                samples = read_audio(row.get("audio") or row["path"], sampling_rate)
+                samples = read_audio(row_source(row), sampling_rate)
             except AudioError as error:
                 failed.append(str(error))
                 continue

@@ -10,7 +10,7 @@ import datasets
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, Wav2Vec2Processor
 
-from .audio import AudioError, read_audio
+from .audio import AudioError, read_audio, row_source
 from .augmentation import Augmentation
 from .collator import CTCCollator
 from .configuration_resnet_bigru import ResNetBiGruConfig
@@ -74,22 +74,20 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         preprocess_logits_for_metrics=frame_predictions,
         callbacks=callbacks,
     )
+    seconds = sum(train_set["duration"])
     if trainer.is_world_process_zero():
-        hours = sum(train_set["duration"]) / 3600
         logger.info(
             "Training %s: %.1f M parameters, %d classes, %d utterances (%.2f h) on %s",
             type(model).__name__,
             model.num_parameters() / 1e6,
             model.config.vocab_size,
             len(train_set),
-            hours,
+            seconds / 3600,
             args.device,
         )
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, output_dir))
-    metrics = {**result.metrics, "train_utterances": len(train_set), "train_hours": sum(train_set["duration"]) / 3600}
-    metrics["audio_seconds_per_second"] = (
-        sum(train_set["duration"]) * args.num_train_epochs / result.metrics["train_runtime"]
-    )
+    metrics = {**result.metrics, "train_utterances": len(train_set), "train_hours": seconds / 3600}
+    metrics["audio_seconds_per_second"] = seconds * args.num_train_epochs / result.metrics["train_runtime"]
     if collator.unreadable:
         metrics["unreadable_files"] = len(collator.unreadable)
         logger.warning("%d files could not be read while training", len(collator.unreadable))
@@ -188,7 +186,7 @@ def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatu
     squares, frames, seconds = total.clone(), 0, 0.0
     for row in dataset.shuffle(seed=0):
         try:
-            waveform = read_audio(row.get("audio") or row["path"], extractor.sampling_rate)
+            waveform = read_audio(row_source(row), extractor.sampling_rate)
         except AudioError:
             continue
         features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
