@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.evaluation import evaluate_recognizer
+from hf_speechrec.loading import CHECKPOINTS, load_recognizer
 from hf_speechrec.model_card import write_model_card
-from hf_speechrec.transcription import CHECKPOINTS, load_recognizer
 
 CONDITIONS = {
     "AN4 test": {},

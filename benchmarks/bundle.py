@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Wav2Vec2Processor
 
 import hf_speechrec  # noqa: F401  registers the model classes
-from hf_speechrec.transcription import CHECKPOINTS
+from hf_speechrec.loading import CHECKPOINTS
 
 
 def main() -> None:

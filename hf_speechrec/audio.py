@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def audio_duration(source: str | PathLike) -> float:
     if info.frames <= 0:
         raise AudioError(f"{name}: expected at least one sample, the audio is empty")
     return info.frames / info.samplerate
+
+
+def audio_files(sources: Iterable[str | PathLike]) -> list[str]:
+    """Folders are replaced by the recordings in them (at any depth, by name), everything else stays as it is."""
+    files: list[str] = []
+    for source in map(str, sources):
+        if not Path(source).is_dir():
+            files.append(source)
+            continue
+        found = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise AudioError(f"{source}: expected recordings, found none ({', '.join(sorted(SUFFIXES))})")
+        files += found
+    return files
 
 
 def row_source(row: dict):

@@ -20,6 +20,11 @@ class Augmentation:
         speeds: factors one of which is drawn; pitch follows (Ko et al., 2015, "Audio augmentation for speech
             recognition").
         gain_db: volume changes by a draw from [-gain_db, gain_db].
+        shift_seconds: an utterance moves by a draw from [-shift_seconds, shift_seconds] within its length; what leaves
+            it at one end is replaced by silence at the other. For clips of one word.
+        silence_probability: share of utterances that get digital silence before and after them, without which a
+            model may find letters in it.
+        silence_seconds: the most of it on each side.
         noise_probability: share of utterances that get noise.
         noise_snr_db: range of the signal-to-noise ratio.
         noise_folder: recordings to draw noise from; without it noise of a random colour, white to brown, is made.
@@ -31,6 +36,9 @@ class Augmentation:
     sampling_rate: int = 16_000
     speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
     gain_db: float = 15.0
+    shift_seconds: float = 0.0
+    silence_probability: float = 0.2
+    silence_seconds: float = 1.0
     noise_probability: float = 0.3
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_folder: str | None = None
@@ -57,6 +65,13 @@ class Augmentation:
         waveform = torch.from_numpy(samples)
         if self.speeds != [1.0]:
             waveform, _ = self._speed_perturbation(waveform)
+        if self.shift_seconds:
+            shift = round(self.shift_seconds * self.sampling_rate * float(2 * torch.rand(()) - 1))
+            waveform = torch.nn.functional.pad(waveform, (shift, -shift)) if abs(shift) < len(waveform) else waveform
+        if torch.rand(()) < self.silence_probability:
+            most = self.silence_seconds * self.sampling_rate
+            before, after = (int(most * torch.rand(())) for _ in range(2))
+            waveform = torch.nn.functional.pad(waveform, (before, after))
         if torch.rand(()) < self.noise_probability:
             low, high = self.noise_snr_db
             snr = low + (high - low) * torch.rand(())

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the 
 
 @app.callback()
 def main() -> None:
-    """Train, evaluate and use your own speech recogniser."""
+    """Train, evaluate and use your own speech recogniser or classifier of spoken commands."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("hf_speechrec").setLevel(logging.INFO)
     # Of the processes of a distributed run only the first speaks.
@@ -74,7 +74,7 @@ def train(
     device: DeviceOption = None,
 ) -> None:
     """
-    Train a recogniser by a recipe.
+    Train a recogniser or a classifier by a recipe.
 
     Whatever else is given goes to transformers' `TrainingArguments`, in either spelling; a name with a dot reaches
     into a section of the recipe.
@@ -82,6 +82,7 @@ def train(
     - `hf-speechrec train recipes/an4.yaml --corpus data/an4`
     - `hf-speechrec train recipes/an4.yaml --num-train-epochs 10 --output_dir runs/short`
     - `hf-speechrec train recipes/an4.yaml --model.hidden_size 256 --augmentation.gain_db 6`
+    - `hf-speechrec train recipes/commands.yaml --corpus my-clips/`
     - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
     - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
     """
@@ -130,28 +131,39 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,
     device: DeviceOption = None,
     json_file: JsonOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Of a classifier: draw what is taken for what into this PNG.")
+    ] = None,
 ) -> None:
     """
-    Measure a model on a corpus: error rates with their 95 % interval, what goes wrong most, and the speed.
+    Measure a model on a corpus: error rates or accuracy with their 95 % interval, what goes wrong most, the speed.
 
     - `hf-speechrec evaluate an4 data/an4 --split test`
     - `hf-speechrec evaluate runs/mine manifest.csv --noise-snr-db 10 --json noisy.json`
+    - `hf-speechrec evaluate speech-commands data/speech_commands --split test --plot confusion.png`
     """
     from .corpora import read_corpus
     from .evaluation import evaluate_recognizer, format_report
-    from .transcription import load_recognizer
+    from .evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
+    from .labelled_corpora import read_labelled_corpus
+    from .loading import is_classifier, load_pipeline
 
     with clear_errors(), quiet_libraries():
         names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
-        recognizer = load_recognizer(model, device)
-        dataset = read_corpus(corpus, split, speakers=names)
-        report = evaluate_recognizer(
-            recognizer, dataset, gain_db=gain_db, noise_snr_db=noise_snr_db, batch_size=batch_size
-        )
+        loaded = load_pipeline(model, device)
+        conditions: dict[str, Any] = {"gain_db": gain_db, "noise_snr_db": noise_snr_db, "batch_size": batch_size}
+        if is_classifier(loaded.model.config):
+            report = evaluate_classifier(loaded, read_labelled_corpus(corpus, split, speakers=names), **conditions)
+            text = format_classification_report(report)
+            if plot is not None:
+                plot_confusion_matrix(report["confusion_matrix"], report["labels"], plot)
+        else:
+            report = evaluate_recognizer(loaded, read_corpus(corpus, split, speakers=names), **conditions)
+            text = format_report(report)
         report["command"] = " ".join(["hf-speechrec", *sys.argv[1:]])
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    typer.echo(format_report(report))
+    typer.echo(text)
 
 
 @app.command()
@@ -174,16 +186,19 @@ def transcribe(
     - `hf-speechrec transcribe recordings/ --model user/name --format json > out.jsonl`
     - `cat talk.wav | hf-speechrec transcribe -`
     """
-    from .transcription import audio_files, load_recognizer
+    from .audio import audio_files
+    from .loading import load_recognizer
     from .transcription import transcribe as run
 
     failed = False
     with clear_errors(), quiet_libraries():
         sources = audio_files(files)
         recognizer = load_recognizer(model, device)
-        stream = (sys.stdin.buffer.read() if source == "-" else source for source in sources)
         for transcript in run(
-            progress(stream, len(sources)), recognizer, word_times=output_format == "json", batch_size=batch_size
+            progress(recordings(sources), len(sources)),
+            recognizer,
+            word_times=output_format == "json",
+            batch_size=batch_size,
         ):
             if transcript.error is not None:
                 failed = True
@@ -195,6 +210,55 @@ def transcribe(
                 typer.echo(f"{transcript.source}\t{transcript.text}" if len(sources) > 1 else transcript.text)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def classify(
+    files: Annotated[list[str], typer.Argument(help="Recordings, folders of them, or - for standard input.")],
+    model: ModelOption = "speech-commands",
+    top_k: Annotated[int, typer.Option(min=1, help="How many labels to print for each.")] = 1,
+    output_format: Annotated[
+        OutputFormat, typer.Option("--format", help="txt: label and probability; json: a line a file.")
+    ] = OutputFormat.txt,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 32,
+    device: DeviceOption = None,
+) -> None:
+    """
+    Name the command in recordings of one word each.
+
+    Prints `LABEL<tab>PROBABILITY`, with several files `FILE<tab>LABEL<tab>PROBABILITY`, and a `?` behind an answer that
+    does not reach the model's confidence threshold. A file that cannot be read is named on stderr, the others are still
+    classified, and the exit code is 1.
+
+    - `hf-speechrec classify yes.wav`
+    - `hf-speechrec classify clips/ --model user/name --top-k 3 --format json > out.jsonl`
+    """
+    from .audio import audio_files
+    from .classification import classify as run
+    from .loading import load_classifier
+
+    failed = False
+    with clear_errors(), quiet_libraries():
+        sources = audio_files(files)
+        classifier = load_classifier(model, device)
+        for result in run(progress(recordings(sources), len(sources)), classifier, top_k=top_k, batch_size=batch_size):
+            if result.error is not None:
+                failed = True
+                typer.echo(f"error: {result.error}", err=True)
+            elif output_format == "json":
+                typer.echo(json.dumps({k: v for k, v in vars(result).items() if k != "error"}, ensure_ascii=False))
+            else:
+                source = f"{result.source}\t" if len(sources) > 1 else ""
+                for i, item in enumerate(result.labels):
+                    doubt = "\t?" if i == 0 and result.is_confident is False else ""
+                    typer.echo(f"{source}{item['label']}\t{item['score']:.3f}{doubt}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def recordings(sources: list[str]) -> Iterator[str | bytes]:
+    """Paths, with the bytes of standard input in place of -."""
+    return (sys.stdin.buffer.read() if source == "-" else source for source in sources)
 
 
 def progress(items, total: int):

@@ -3,7 +3,6 @@
 import logging
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,69 +12,71 @@ from transformers import Wav2Vec2Processor
 
 from .audio import AudioError, read_audio, row_source
 from .augmentation import Augmentation
+from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .text import TextNormalizer, encode
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class CTCCollator:
+class SpeechCollator:
     """
-    Reads the audio of each row, makes features and labels, and pads them to the batch's longest.
+    Reads the audio of each row, makes features, and pads them to the batch's longest. What the labels are is for the
+    subclasses; this one gives none.
 
     Rows whose `augment` is true are augmented: a corpus for training has that column, one for evaluation does not, so
     that one collator serves both and any `Trainer` will do.
 
     Args:
-        processor: the model's processor.
-        normalizer: the policy for transcripts.
+        feature_extractor: the model's.
         augmentation: what happens to rows that ask for it.
         seed: where given, augmentation follows from it, `epoch` and the utterances alone, so that a run resumed in
             mid-epoch goes on as the unbroken one would; otherwise from torch's global generator.
 
     A file that cannot be read in the middle of a run is named, counted in `unreadable`, and stands in the batch as a
-    moment of silence without words: the run goes on, and every process keeps its batch size.
+    moment of silence that teaches nothing wrong: the run goes on, and every process keeps its batch size.
     """
 
-    processor: Wav2Vec2Processor
-    normalizer: TextNormalizer
-    augmentation: Augmentation | None = None
-    seed: int | None = None
-    unreadable: Counter = field(default_factory=Counter)
-
-    def __post_init__(self):
+    def __init__(
+        self,
+        feature_extractor: LogMelFeatureExtractor,
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+    ):
+        self.feature_extractor = feature_extractor
+        self.augmentation = augmentation
+        self.seed = seed
+        self.unreadable: Counter[str] = Counter()
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # a data loader's workers see it change
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `input_features` (batch, frames, mels), `attention_mask` (batch, frames), and `labels` (batch, labels)
-            padded with -100 where the rows have a `text`.
+            `input_features` (batch, frames, mels), `attention_mask` (batch, frames), and `labels` where the rows have
+            any.
         """
         if self.seed is None:
             return self._collate(rows)
-        utterances = [(row.get("path"), row.get("text")) for row in rows]
+        utterances = [(row.get("path"), row.get("text", row.get("label"))) for row in rows]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(zlib.crc32(repr((self.seed, int(self.epoch), utterances)).encode()))
             return self._collate(rows)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        extractor = self.processor.feature_extractor
-        waveforms, texts = [], []
+        extractor = self.feature_extractor
+        waveforms, readable = [], []
         for row in rows:
             try:
-                text = row.get("text")
                 waveform = read_audio(row_source(row), extractor.sampling_rate)
+                readable.append(True)
             except AudioError as error:
                 if not self.unreadable[str(error)]:
                     logger.warning("Treated as silence: %s", error)
                 self.unreadable[str(error)] += 1
                 waveform = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
-                text = None if text is None else ""
+                readable.append(False)
             if self.augmentation is not None and row.get("augment"):
                 waveform = self.augmentation.waveform(waveform)
             waveforms.append(waveform)
-            texts.append(text)
 
         batch = dict(extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
         if self.augmentation is not None:
@@ -84,10 +85,73 @@ class CTCCollator:
                 if row.get("augment"):
                     features = batch["input_features"][i, :length]
                     batch["input_features"][i, :length] = self.augmentation.features(features)
-        if texts[0] is not None:
-            labels = [
-                torch.tensor(encode(self.processor.tokenizer, self.normalizer(text or "")), dtype=torch.long)
-                for text in texts
-            ]
-            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=-100)
+        labels = self._labels(rows, readable)
+        if labels is not None:
+            batch["labels"] = labels
         return batch
+
+    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+        return None
+
+
+class CTCCollator(SpeechCollator):
+    """
+    `labels` are the token ids of the transcripts (batch, labels), padded with -100. A file that cannot be read has no
+    words.
+
+    Args:
+        processor: the model's processor.
+        normalizer: the policy for transcripts.
+        augmentation, seed: see `SpeechCollator`.
+    """
+
+    def __init__(
+        self,
+        processor: Wav2Vec2Processor,
+        normalizer: TextNormalizer,
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(processor.feature_extractor, augmentation, seed)
+        self.processor = processor
+        self.normalizer = normalizer
+
+    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+        if rows[0].get("text") is None:
+            return None
+        texts = [row.get("text") or "" if ok else "" for row, ok in zip(rows, readable, strict=True)]
+        labels = [
+            torch.tensor(encode(self.processor.tokenizer, self.normalizer(text)), dtype=torch.long) for text in texts
+        ]
+        return pad_sequence(labels, batch_first=True, padding_value=-100)
+
+
+class AudioClassificationCollator(SpeechCollator):
+    """
+    `labels` are the classes of the utterances (batch,). A file that cannot be read has -100, which the loss ignores.
+
+    Args:
+        feature_extractor, augmentation, seed: see `SpeechCollator`.
+        label2id: number of each class, the model's `config.label2id`.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: LogMelFeatureExtractor,
+        label2id: dict[str, int],
+        augmentation: Augmentation | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__(feature_extractor, augmentation, seed)
+        self.label2id = label2id
+
+    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+        if rows[0].get("label") is None:
+            return None
+        if unknown := sorted({str(row["label"]) for row in rows} - self.label2id.keys()):
+            raise ValueError(f"expected labels among {', '.join(self.label2id)}, got {', '.join(unknown)}")
+        ids = [self.label2id[row["label"]] if ok else -100 for row, ok in zip(rows, readable, strict=True)]
+        return torch.tensor(ids)
+
+
+__all__ = ["AudioClassificationCollator", "CTCCollator", "SpeechCollator"]

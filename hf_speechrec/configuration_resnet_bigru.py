@@ -32,6 +32,11 @@ class ResNetBiGruConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 3): bidirectional GRU layers.
         conv_dropout, hidden_dropout, classifier_dropout (`float`): dropout in the blocks, after each GRU layer, and
             in the classifier.
+        chunk_frames (`int`, defaults to 0): logit frames of a chunk, at whose end (and look-ahead) the backward GRUs
+            start anew, so that text can be written while somebody speaks; 0 is the context of the whole utterance.
+        lookahead_frames (`int`, defaults to 0): logit frames after a chunk that its backward GRUs may see.
+        chunked_training_probability (`float`, defaults to 0.5): share of training batches that are run in chunks of a
+            random size, so that one checkpoint serves whole utterances and streams.
         ctc_loss_reduction (`str`, defaults to `"mean"`): `"mean"` divides each loss by its number of labels, `"sum"`
             does not.
         ctc_zero_infinity (`bool`, defaults to `True`): an utterance with more labels than frames allow counts as
@@ -55,6 +60,9 @@ class ResNetBiGruConfig(PreTrainedConfig):
     conv_dropout: float | int = 0.1
     hidden_dropout: float | int = 0.2
     classifier_dropout: float | int = 0.2
+    chunk_frames: int = 0
+    lookahead_frames: int = 0
+    chunked_training_probability: float | int = 0.5
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
     text_normalizer: dict[str, Any] | None = None
@@ -69,8 +77,13 @@ class ResNetBiGruConfig(PreTrainedConfig):
         for name in ("vocab_size", "num_mel_bins", "hop_length", "conv_channels", "hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
-        if self.num_residual_blocks < 0:
-            raise ValueError(f"expected num_residual_blocks to be at least 0, got {self.num_residual_blocks}")
+        for name in ("num_residual_blocks", "chunk_frames", "lookahead_frames"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"expected {name} to be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.chunked_training_probability <= 1:
+            raise ValueError(
+                f"expected chunked_training_probability to be in [0, 1], got {self.chunked_training_probability}"
+            )
         if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"expected pad_token_id to be the blank among {self.vocab_size} classes, got {self.pad_token_id}"

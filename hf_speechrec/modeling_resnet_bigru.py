@@ -3,6 +3,8 @@
 This file travels to the Hub beside the weights: it may import torch, transformers and numpy only.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -10,12 +12,19 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput
 
 from .configuration_resnet_bigru import ResNetBiGruConfig
-from .modeling_sequence import BidirectionalGRU, lengths_from_mask, mask_from_lengths
+from .modeling_sequence import (
+    BidirectionalGRU,
+    join_windows,
+    lengths_from_mask,
+    mask_from_lengths,
+    split_windows,
+)
 
 BLANK_MARGIN = 8192.0  # log-odds of the blank in padded frames; float16 and bfloat16 hold it exactly
 # Frames that are flat over the mel bins (masked by SpecAugment, digital silence) have no variance: at the usual 1e-5
 # a LayerNorm multiplies their gradient by 300, and two in a row drown what the rest of the batch has to say.
 NORM_EPS = 0.1
+TRAINING_CHUNKS = (4, 32)  # logit frames: 160 ms to 1.28 s after a 4-fold time reduction
 
 
 def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -90,6 +99,14 @@ class BiGruLayer(nn.Module):
     def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.gru(self.activation(self.layer_norm(hidden_states)), lengths))
 
+    def forward_windows(
+        self, windows: torch.Tensor, lengths: torch.Tensor, chunk_frames: int, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `BidirectionalGRU.forward_windows`."""
+        inputs = self.activation(self.layer_norm(windows))
+        windows, state = self.gru.forward_windows(inputs, lengths, chunk_frames, state)
+        return self.dropout(windows), state
+
 
 class ResNetBiGruForCTC(PreTrainedModel):
     """Speech recogniser: log-mel frames to CTC logits. See [`ResNetBiGruConfig`]."""
@@ -139,6 +156,8 @@ class ResNetBiGruForCTC(PreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        chunk_frames: int | None = None,
+        lookahead_frames: int | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutput | tuple:
         """
@@ -146,6 +165,10 @@ class ResNetBiGruForCTC(PreTrainedModel):
             input_features: log-mel frames (batch, frames, mels).
             attention_mask: 1 for valid frames, 0 for padding (batch, frames); all are valid without it.
             labels: token ids (batch, labels), padded with -100.
+            chunk_frames: logit frames of a chunk; 0 for the whole utterance. By default the config's, and in training,
+                by its `chunked_training_probability`, of random size.
+            lookahead_frames: logit frames after a chunk that its frames may depend on; by default 0 where
+                `chunk_frames` is given, else the config's.
 
         Returns:
             `logits` (batch, frames', vocab), with `frames' = ceil(frames / time_reduction)`; padded frames are
@@ -153,8 +176,17 @@ class ResNetBiGruForCTC(PreTrainedModel):
         """
         lengths = lengths_from_mask(attention_mask, input_features)
         hidden_states, lengths = self.encoder(input_features, lengths)
-        for layer in self.gru_layers:
-            hidden_states = layer(hidden_states, lengths)
+        if chunk_frames is None:
+            chunk_frames, default_lookahead = self._context()
+            lookahead_frames = default_lookahead if lookahead_frames is None else lookahead_frames
+        if chunk_frames:
+            frames = hidden_states.shape[1]
+            windows, window_lengths = split_windows(hidden_states, lengths, chunk_frames, lookahead_frames or 0)
+            windows, _ = self.recur(windows, window_lengths, chunk_frames, self.initial_states(len(hidden_states)))
+            hidden_states = join_windows(windows, len(hidden_states), chunk_frames)[:, :frames]
+        else:
+            for layer in self.gru_layers:
+                hidden_states = layer(hidden_states, lengths)
         logits = self.classifier(hidden_states)
         padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
         blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), self.blank_token_id)
@@ -164,6 +196,34 @@ class ResNetBiGruForCTC(PreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return CausalLMOutput(loss=loss, logits=logits)
+
+    def _context(self) -> tuple[int, int]:
+        """Chunk and look-ahead where the caller leaves them open."""
+        if self.training and torch.rand(()) < self.config.chunked_training_probability:
+            low, high = TRAINING_CHUNKS
+            chunk_frames = int(torch.randint(low, high + 1, ()))
+            return chunk_frames, int(torch.randint(chunk_frames // 2 + 1, ()))
+        return (0, 0) if self.training else (self.config.chunk_frames, self.config.lookahead_frames)
+
+    def initial_states(self, batch_size: int) -> list[torch.Tensor]:
+        """Forward state of each GRU layer before the first chunk: zeros (1, batch, hidden)."""
+        return [
+            torch.zeros(1, batch_size, self.config.hidden_size, device=self.device, dtype=self.dtype)
+            for _ in self.gru_layers
+        ]
+
+    def recur(
+        self, windows: torch.Tensor, lengths: torch.Tensor, chunk_frames: int, states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        All GRU layers over the encoder's output in windows (batch * chunks, window, hidden), with the forward states
+        of each layer before and after; see `BidirectionalGRU.forward_windows`.
+        """
+        after = []
+        for layer, before in zip(self.gru_layers, states, strict=True):
+            windows, state = cast(BiGruLayer, layer).forward_windows(windows, lengths, chunk_frames, before)
+            after.append(state)
+        return windows, after
 
     def ctc_loss(self, logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar CTC loss of logits (batch, frames', vocab) whose first `lengths` (batch,) frames are valid."""

@@ -10,9 +10,12 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from .augmentation import Augmentation
+from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .text import TextNormalizer
+
+CONFIGS = {"ctc": ResNetBiGruConfig, "classification": BiLstmConfig}
 
 
 @dataclass
@@ -21,22 +24,26 @@ class Recipe:
     What a training run is made of; a YAML file has the same keys.
 
     Args:
-        corpus: what `read_corpus` takes.
+        corpus: what `read_corpus` or, for a classifier, `read_labelled_corpus` takes.
+        task: "ctc", a recogniser, or "classification", one label an utterance.
         train_split: the part to train on.
         held_out: speakers held out of it to choose by: a file with one a line (relative to the recipe), a share such
             as 0.1, or nothing, in which case all is trained on and the last weights are kept.
-        model_name_or_path: start from this checkpoint instead of from nothing.
+        exclude_speakers: speakers that are neither trained on nor chosen by.
+        model_name_or_path: start from this checkpoint instead of from nothing; a classifier may also start from a
+            plain PyTorch state dict (.pth).
         vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
-        normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig`,
-            `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
-        task: "ctc", a recogniser.
-        early_stopping_patience: evaluations without a better WER after which to stop.
+        normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig` or
+            `BiLstmConfig`, `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
+        early_stopping_patience: evaluations without a better WER or accuracy after which to stop.
         training: arguments of transformers' `TrainingArguments`.
     """
 
     corpus: str
+    task: str = "ctc"
     train_split: str | None = None
     held_out: str | float | None = None
+    exclude_speakers: list[str] | None = None
     model_name_or_path: str | None = None
     vocabulary: str | None = None
     normalizer: dict[str, Any] = field(default_factory=dict)
@@ -45,18 +52,20 @@ class Recipe:
     augmentation: dict[str, Any] | None = field(default_factory=dict)
     early_stopping_patience: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    task: str = "ctc"
     folder: Path = Path()
 
     def __post_init__(self):
-        if self.task != "ctc":
-            raise ValueError(f"expected the task 'ctc', got {self.task!r}")
+        if self.task not in CONFIGS:
+            raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")
+        if self.task == "classification" and (self.vocabulary or self.normalizer):
+            raise ValueError("a vocabulary and a normalizer are for recognisers: a classifier has labels")
+        config_class = CONFIGS[self.task]
         # What follows from the rest is no part of a recipe.
-        derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id"}
+        derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id", "input_size"}
         figures = {"feature_mean", "feature_std", "kwargs"}
         known = {
             "normalizer": set(inspect.signature(TextNormalizer).parameters),
-            "model": ResNetBiGruConfig.__annotations__.keys() - derived,
+            "model": config_class.__annotations__.keys() - derived,
             "features": inspect.signature(LogMelFeatureExtractor).parameters.keys() - figures,
             "augmentation": set(inspect.signature(Augmentation).parameters),
         }
@@ -74,7 +83,7 @@ class Recipe:
                     f"the section {section} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}"
                 )
         try:
-            ResNetBiGruConfig(**self.model)
+            config_class(**self.model)
         except StrictDataclassError as error:
             raise ValueError(f"the section model: {error.__cause__}") from None
 

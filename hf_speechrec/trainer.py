@@ -14,16 +14,19 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
-from .collator import CTCCollator
+from .collator import SpeechCollator
 
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"  # folder in which a checkpoint is written before it gets its name
 
 
-def training_arguments(values: dict[str, Any], arguments: Sequence[str] = (), device: str | None = None):
+def training_arguments(
+    values: dict[str, Any], metric: str, arguments: Sequence[str] = (), device: str | None = None
+) -> TrainingArguments:
     """
-    `TrainingArguments` of a recipe's section, command-line arguments before it and our defaults behind it.
+    `TrainingArguments` of a recipe's section, command-line arguments before it and our defaults behind it. `metric`
+    ("wer" or "accuracy") chooses the best checkpoint.
 
     Raises:
         ValueError: for an argument that `TrainingArguments` does not have, or a value that does not fit.
@@ -35,8 +38,8 @@ def training_arguments(values: dict[str, Any], arguments: Sequence[str] = (), de
         "length_column_name": "duration",
         "label_names": ["labels"],
         "report_to": "none",
-        "metric_for_best_model": "wer",
-        "greater_is_better": False,
+        "metric_for_best_model": metric,
+        "greater_is_better": metric == "accuracy",
         "save_total_limit": 2,
         "learning_rate": 1e-3,
         "warmup_steps": 0.05,
@@ -90,7 +93,7 @@ class EpochSampler(LengthGroupedSampler):
 class CollatorEpoch(TrainerCallback):
     """Tells a seeded collator which epoch it is."""
 
-    def __init__(self, collator: CTCCollator):
+    def __init__(self, collator: SpeechCollator):
         self.collator = collator
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -175,27 +178,29 @@ def save_run(trainer: SpeechTrainer, output_dir: Path, metrics: dict[str, float]
 
 
 def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> None:
-    """Draw the losses and the WER of a Trainer's `log_history` over the epochs, as a PNG."""
+    """Draw the losses and the WER or accuracy of a Trainer's `log_history` over the epochs, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, loss_axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    wer_axis = loss_axis.twinx()
+    rate_axis = loss_axis.twinx()
     for axis, key, label, colour in (
         (loss_axis, "loss", "training loss", "tab:blue"),
         (loss_axis, "eval_loss", "held-out loss", "tab:orange"),
-        (wer_axis, "eval_wer", "held-out WER", "tab:green"),
+        (rate_axis, "eval_wer", "held-out WER", "tab:green"),
+        (rate_axis, "eval_accuracy", "held-out accuracy", "tab:green"),
     ):
         points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
         if points:
             axis.plot(*zip(*points, strict=True), label=label, color=colour)
-    loss_axis.set(xlabel="epoch", ylabel="CTC loss a label", yscale="log")
-    wer_axis.set(ylabel="WER", ylim=(0, 1))
-    wer_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    wer_axis.set_visible(bool(wer_axis.lines))
-    if loss_axis.lines or wer_axis.lines:
+            axis.set_ylabel(label.replace("training ", "").replace("held-out ", ""))
+    loss_axis.set(xlabel="epoch", yscale="log")
+    rate_axis.set(ylim=(0, 1))
+    rate_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    rate_axis.set_visible(bool(rate_axis.lines))
+    if loss_axis.lines or rate_axis.lines:
         figure.legend(loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -4,32 +4,17 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutomaticSpeechRecognitionPipeline,
-    AutoModelForCTC,
-    PreTrainedModel,
-    Wav2Vec2Processor,
-    pipeline,
-)
+from transformers import AutomaticSpeechRecognitionPipeline
 
-from .audio import SUFFIXES, AudioError, read_audio
+from .audio import AudioError, read_audio
+from .loading import load_recognizer
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
-DEFAULT_MODEL = "an4"
 CHUNK_SECONDS = 30.0  # longer recordings are cut into chunks that overlap by a sixth on either side
 SILENCE = 1e-4  # peak (-80 dB) under which a recording holds no speech; models have not heard digital silence
 WINDOW_SECONDS = 600.0  # audio held in memory at once, where files are not longer than that
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message names it, what was expected and what came."""
 
 
 @dataclass
@@ -41,65 +26,6 @@ class Transcript:
     duration: float = 0.0  # seconds
     words: list[dict] = field(default_factory=list)  # {"word", "start", "end"}, seconds
     error: str | None = None
-
-
-def load_recognizer(model: str | PathLike = DEFAULT_MODEL, device: str | None = None):
-    """
-    A model as transformers' speech recognition pipeline.
-
-    Args:
-        model: the name of a bundled model ("an4"), a folder, or an id on the Hub.
-        device: "cpu", "cuda" or "mps"; by default the best there is.
-
-    Raises:
-        ModelError: for a folder or id without a model that can be loaded, or a device that is not there.
-    """
-    network, processor = load_model(model)
-    try:
-        return pipeline(
-            "automatic-speech-recognition",
-            model=network,
-            tokenizer=processor.tokenizer,
-            feature_extractor=processor.feature_extractor,
-            device=best_device() if device is None else device,
-        )
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"device {device}: cannot be used here ({_first_line(error)})") from None
-
-
-def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Wav2Vec2Processor]:
-    """The network and processor of a bundled model, a folder, or an id on the Hub. Raises `ModelError`."""
-    name = str(CHECKPOINTS / str(model)) if (CHECKPOINTS / str(model)).is_dir() else str(model)
-    if not Path(name).is_dir() and not (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
-        bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir()))
-        raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
-    try:
-        return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
-    except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
-        raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
-
-
-def best_device() -> str:
-    """ "cuda" or "mps" where there is one, else "cpu"."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def audio_files(sources: Iterable[str | PathLike]) -> list[str]:
-    """Folders are replaced by the recordings in them (at any depth, by name), everything else stays as it is."""
-    files: list[str] = []
-    for source in map(str, sources):
-        if not Path(source).is_dir():
-            files.append(source)
-            continue
-        found = sorted(str(path) for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise AudioError(f"{source}: expected recordings, found none ({', '.join(sorted(SUFFIXES))})")
-        files += found
-    return files
 
 
 def transcribe(
@@ -172,7 +98,3 @@ def _transcribe_window(window, recognizer, word_times: bool, batch_size: int) ->
                 word = {"word": chunk["text"], "start": round(float(start), 3), "end": round(float(end), 3)}
                 transcript.words.append(word)
     yield from (transcript for transcript, _ in window)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

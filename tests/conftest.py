@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from small_runs import tiny_recipe
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from hf_speechrec import LogMelFeatureExtractor
 from hf_speechrec.audio import read_audio
 from hf_speechrec.text import build_tokenizer
+from hf_speechrec.training import train
 
 RATE = 16_000  # Hz
 
@@ -58,6 +60,28 @@ def an4(fixtures) -> Path:
 def librispeech(fixtures) -> Path:
     """LibriSpeech's layout: three speakers, an utterance of each, as Opus."""
     return fixtures / "LibriSpeech" / "dev-4spk"
+
+
+@pytest.fixture(scope="session")
+def speech_commands(fixtures) -> Path:
+    """One-second clips of yes, no and silence, with lists: 9 to train on, 6 of other speakers to test."""
+    return fixtures / "speech_commands"
+
+
+@pytest.fixture(scope="session")
+def classifier(speech_commands, tmp_path_factory) -> Path:
+    """Folder of a small classifier that has learnt the clips by heart."""
+    torch.manual_seed(0)
+    recipe = tiny_recipe(
+        speech_commands,
+        tmp_path_factory.mktemp("classifier"),
+        task="classification",
+        augmentation=None,
+        max_steps=40,
+        learning_rate=1e-2,
+        per_device_train_batch_size=9,
+    )
+    return train(recipe, device="cpu")
 
 
 @pytest.fixture(scope="session")

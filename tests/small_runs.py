@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from hf_speechrec.recipe import Recipe
 
 TINY = {"conv_channels": 2, "num_residual_blocks": 1, "hidden_size": 16, "num_hidden_layers": 1}
+TINY_CLASSIFIER = {"hidden_size": 16, "num_hidden_layers": 1, "dropout": 0.0}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -17,7 +18,11 @@ def tiny_recipe(corpus, output_dir, **changes) -> Recipe:
     return Recipe(
         corpus=str(corpus),
         train_split="train" if Path(corpus).is_dir() else None,
-        **{"model": TINY, "features": {"feature_size": 20}} | recipe,
+        **{
+            "model": TINY if recipe.get("task", "ctc") == "ctc" else TINY_CLASSIFIER,
+            "features": {"feature_size": 20},
+        }
+        | recipe,
         training={
             "output_dir": str(output_dir),
             "max_steps": 4,

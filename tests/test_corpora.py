@@ -14,8 +14,12 @@ from conftest import RATE
 
 from hf_speechrec import corpora
 from hf_speechrec.audio import audio_duration, read_audio
-from hf_speechrec.corpora import FEATURES, CorpusError, read_corpus, split_speakers
+from hf_speechrec.corpora import read_corpus
+from hf_speechrec.corpus_rows import CorpusError
 
+FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("path", "text", "speaker")} | {"duration": datasets.Value("float64")}
+)
 LIBRISPEECH_TEXTS = {
     "4088": "TO HAVE A VOICE IN THEIR OWN GOVERNMENT",
     "4406": "THIS DAY IN THE AFTERNOON ABOUT AN HOUR BY SUN",
@@ -315,48 +319,6 @@ def test_speakers_are_chosen_and_left_out(an4):
     assert both["speaker"][:] == ["mjhp"]
     with pytest.raises(CorpusError, match="not one utterance of the wanted speakers"):
         read_corpus(an4, "train", speakers=["nobody"])
-
-
-def corpus_of(speakers: list[str | None]) -> datasets.Dataset:
-    rows = [
-        {"path": f"{i}.wav", "text": str(i), "duration": 1.0, "speaker": speaker} for i, speaker in enumerate(speakers)
-    ]
-    return datasets.Dataset.from_list(rows, features=FEATURES)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
-def test_whole_speakers_are_held_out(share):
-    corpus = corpus_of([f"speaker {i % 10}" for i in range(60)])
-    train, held = split_speakers(corpus, share, seed=1)
-    assert not set(train["speaker"]) & set(held["speaker"])
-    assert sorted(train["path"][:] + held["path"][:]) == sorted(corpus["path"])
-    assert len(held) == share * 60
-
-
-def test_the_held_out_speakers_follow_the_seed():
-    corpus = corpus_of([f"speaker {i % 20}" for i in range(60)])
-    draws = [frozenset(split_speakers(corpus, 0.2, seed)[1]["speaker"]) for seed in (0, 0, 1, 2)]
-    assert draws[0] == draws[1]
-    assert len(set(draws)) == 3
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_neither_part_is_empty(share):
-    train, held = split_speakers(corpus_of(["anna", "anna", "bert", "cleo"]), share)
-    assert len(train) > 0
-    assert len(held) > 0
-
-
-def test_utterances_are_held_out_where_a_speaker_is_unknown():
-    corpus = corpus_of(["anna"] * 9 + [None])
-    train, held = split_speakers(corpus, 0.2)
-    assert (len(train), len(held)) == (8, 2)
-    assert not set(train["path"]) & set(held["path"])
-
-
-def test_one_speaker_cannot_be_split():
-    with pytest.raises(CorpusError, match="at least two speakers or utterances to hold some out, got 1"):
-        split_speakers(corpus_of(["anna"] * 5), 0.5)
 
 
 # Data sets of the Hub: a folder of that relative name stands in for the Hub, the code of `datasets` is the same

@@ -25,8 +25,8 @@ from hf_speechrec.evaluation import (
     trainer_metrics,
     utterance_errors,
 )
+from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer, build_tokenizer
-from hf_speechrec.transcription import load_recognizer
 
 REFERENCES = ["THE CAT SAT", "ON THE MAT"]
 PREDICTIONS = ["THE CAT", "ON A MAT NOW"]

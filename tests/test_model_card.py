@@ -5,8 +5,8 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_speechrec.loading import CHECKPOINTS
 from hf_speechrec.model_card import write_model_card
-from hf_speechrec.transcription import CHECKPOINTS
 
 REPORT = {
     "wer": 0.0625,

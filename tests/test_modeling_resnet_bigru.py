@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -17,7 +18,8 @@ from transformers import (
 
 from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.audio import read_audio
-from hf_speechrec.modeling_resnet_bigru import BLANK_MARGIN
+from hf_speechrec.modeling_resnet_bigru import BLANK_MARGIN, TRAINING_CHUNKS
+from hf_speechrec.modeling_sequence import join_windows, mask_from_lengths, split_windows
 from hf_speechrec.text import build_tokenizer
 
 SAMPLING_RATE = 16_000
@@ -191,8 +193,9 @@ def test_summed_loss_of_a_batch_is_the_sum_over_its_utterances(batch, recordings
     torch.testing.assert_close(model(**batch, labels=labels).loss, torch.stack(alone).sum(), rtol=1e-5, atol=0)
 
 
-def test_loss_stays_in_float32_under_bfloat16_autocast(batch):
-    model, labels = network(), random_labels()
+@pytest.mark.parametrize("chunk_frames", [0, 6])
+def test_loss_stays_in_float32_under_bfloat16_autocast(batch, chunk_frames):
+    model, labels = network(chunk_frames=chunk_frames, lookahead_frames=chunk_frames // 2), random_labels()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(**batch, labels=labels)
     assert output.logits.dtype == torch.bfloat16
@@ -224,7 +227,8 @@ def test_zero_infinity_can_be_switched_off():
 
 @pytest.mark.parametrize(("time_reduction", "share_block_layers"), VARIANTS)
 def test_every_parameter_gets_a_gradient(batch, time_reduction, share_block_layers):
-    model = network(time_reduction=time_reduction, share_block_layers=share_block_layers).train()
+    changes = {"time_reduction": time_reduction, "share_block_layers": share_block_layers}
+    model = network(**changes, chunked_training_probability=0).train()
     model(**batch, labels=random_labels()).loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
@@ -240,6 +244,173 @@ def test_a_tuple_is_returned_on_request(batch):
     (logits,) = model(**batch, return_dict=False)
     assert logits.equal(output.logits)
     assert model(**batch).loss is None
+
+
+# Chunks
+
+ROWS = torch.tensor([101, 1, 4, 37, 64, 99, 8, 50])  # frames
+ROWS_MASK = (torch.arange(101) < ROWS[:, None]).long()
+CONTEXTS = [(3, 0), (3, 2), (5, 7), (8, 4)]  # logit frames of a chunk, and after it
+
+
+def close(first: torch.Tensor, second: torch.Tensor, atol: float = 1e-6) -> None:
+    torch.testing.assert_close(first, second, atol=atol, rtol=0)
+
+
+def valid_logits(model: ResNetBiGruForCTC, features: torch.Tensor, **context) -> torch.Tensor:
+    """Those of all rows' valid frames, one after another."""
+    logits = model(features, ROWS_MASK, **context).logits
+    return logits[mask_from_lengths(-(-ROWS // model.config.time_reduction), logits.shape[1])]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("time_reduction", [1, 4])
+@pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), CONTEXTS)
+def test_in_chunks_utterances_give_the_same_logits_alone_and_together(chunk_frames, lookahead_frames, time_reduction):
+    changes = {"chunk_frames": chunk_frames, "lookahead_frames": lookahead_frames, "time_reduction": time_reduction}
+    model, features = network(**changes), torch.randn(8, 101, 40)
+    together = model(features, ROWS_MASK).logits
+    assert together.shape == (8, -(-101 // time_reduction), 27)
+    padding = ~mask_from_lengths(-(-ROWS // time_reduction), together.shape[1])
+    assert (together[padding][:, 0] == BLANK_MARGIN).all()
+    for row, length, logits in zip(features, ROWS, together, strict=True):
+        alone = model(row[None, :length]).logits[0]
+        assert alone.std() > 1e-2  # so that the bound means something
+        close(alone, logits[: len(alone)], atol=1e-5)
+    garbage = features.masked_fill(ROWS_MASK[..., None] == 0, float("nan"))
+    assert model(garbage, ROWS_MASK).logits.equal(together)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk_frames", [26, 27, 60])
+@pytest.mark.parametrize("lookahead_frames", [0, 5])
+def test_a_chunk_as_long_as_the_utterance_is_its_full_context(chunk_frames, lookahead_frames):
+    model, features = network(), torch.randn(8, 101, 40)  # 26 logit frames
+    context = {"chunk_frames": chunk_frames, "lookahead_frames": lookahead_frames}
+    close(valid_logits(model, features, **context), valid_logits(model, features), atol=1e-5)
+    shorter = valid_logits(model, features, chunk_frames=13, lookahead_frames=lookahead_frames)
+    assert (shorter - valid_logits(model, features)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), CONTEXTS)
+@pytest.mark.parametrize("time_reduction", [1, 2, 4])
+def test_a_chunk_depends_on_its_look_ahead_and_on_nothing_later(chunk_frames, lookahead_frames, time_reduction):
+    """
+    Feature frames `first` and later stand neither in the first two chunks, nor in the look-ahead, nor in the
+    convolutions' view of that: a frame of the strided one, and of the blocks' four a strided frame each.
+    """
+    model, features = network(time_reduction=time_reduction), torch.randn(2, 101, 40)
+    context = {"chunk_frames": chunk_frames, "lookahead_frames": lookahead_frames}
+    visible = 2 * chunk_frames + lookahead_frames
+    first = time_reduction * visible + 4 * min(time_reduction, 2) + (time_reduction == 1)
+    assert first < 101
+    logits = model(features, **context).logits
+
+    def change_from(frame: int, **context) -> torch.Tensor:
+        """Largest change of the first two chunks' logits where later features change, for each logit frame."""
+        later = torch.cat([features[:, :frame], features[:, frame:] + 10 * torch.randn(2, 101 - frame, 40)], dim=1)
+        before = model(features, **context).logits
+        return (model(later, **context).logits - before)[:, : 2 * chunk_frames].abs().amax((0, 2))
+
+    assert change_from(first, **context).max() == 0
+    assert change_from(first - 1, **context)[-1] > 0  # the bound is tight
+    assert change_from(first, chunk_frames=0).max() > 0  # and full context sees further
+    if lookahead_frames:
+        beyond_chunk = first - time_reduction * lookahead_frames
+        assert change_from(beyond_chunk, chunk_frames=chunk_frames, lookahead_frames=0).max() == 0
+        assert change_from(beyond_chunk, **context)[-1] > 1e-4
+    assert logits.equal(model(features, **context).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [8, 9, 10, 11])
+@pytest.mark.parametrize("lookahead_frames", [0, 2, 6])
+def test_chunk_by_chunk_with_carried_states_is_all_at_once(frames, lookahead_frames):
+    """As a stream has it: the last chunk, and look-aheads before it, are cut off at the end and not padded."""
+    model, hidden = network(num_hidden_layers=3), torch.randn(2, frames, 24)
+    windows, lengths = split_windows(hidden, torch.tensor([frames] * 2), 4, lookahead_frames)
+    outputs, _ = model.recur(windows, lengths, 4, model.initial_states(2))
+    whole = join_windows(outputs, 2, 4)[:, :frames]
+    states, pieces = model.initial_states(2), []
+    assert [tuple(state.shape) for state in states] == [(1, 2, 24)] * 3
+    for start in range(0, frames, 4):
+        window = hidden[:, start : start + 4 + lookahead_frames]
+        size = min(4, frames - start)
+        output, states = model.recur(window, torch.tensor([window.shape[1]] * 2), size, states)
+        pieces.append(join_windows(output, 2, size))
+    close(torch.cat(pieces, dim=1), whole)
+    forgetful, _ = model.recur(windows[[1]], lengths[[1]], 4, model.initial_states(1))
+    assert (forgetful[0, :4] - whole[0, 4:8]).abs().max() > 1e-3  # so that the states do matter
+
+
+@torch.no_grad()
+def test_the_configs_context_is_used_unless_the_caller_gives_another():
+    model, features = network(chunk_frames=4, lookahead_frames=2), torch.randn(8, 101, 40)
+    full = network()
+    full.load_state_dict(model.state_dict())
+    logits = valid_logits(model, features)
+    assert logits.equal(valid_logits(full, features, chunk_frames=4, lookahead_frames=2))
+    assert (logits - valid_logits(full, features)).abs().max() > 1e-3
+    assert valid_logits(model, features, chunk_frames=0).equal(valid_logits(full, features))
+    for context in ({"chunk_frames": 6, "lookahead_frames": 3}, {"chunk_frames": 6, "lookahead_frames": 0}):
+        assert valid_logits(model, features, **context).equal(valid_logits(full, features, **context))
+    expected = valid_logits(full, features, chunk_frames=4, lookahead_frames=0)
+    assert valid_logits(model, features, lookahead_frames=0).equal(expected)
+    assert (logits - expected).abs().max() > 1e-4
+
+
+def training_network(probability: float) -> ResNetBiGruForCTC:
+    no_dropout = {"conv_dropout": 0.0, "hidden_dropout": 0.0, "classifier_dropout": 0.0}
+    return network(**no_dropout, chunked_training_probability=probability).train()
+
+
+@torch.no_grad()
+def test_training_runs_in_random_chunks_by_the_configs_probability():
+    features = torch.randn(2, 160, 40)  # 40 logit frames, more than any chunk
+    full = training_network(0)
+    expected = full.eval()(features).logits
+    close(full.train()(features).logits, expected, atol=1e-5)
+    assert all(full._context() == (0, 0) for _ in range(100))
+    chunked = training_network(1.0)
+    chunked.load_state_dict(full.state_dict())
+    changes = [(chunked(features).logits - expected).abs().max().item() for _ in range(5)]
+    assert min(changes) > 1e-4
+    assert len(set(changes)) > 1
+    close(chunked(features, chunk_frames=0).logits, expected, atol=1e-5)  # the caller's word goes before chance
+    assert chunked.eval()(features).logits.equal(expected)
+
+
+def test_training_chunks_are_of_every_size_and_look_ahead_half_of_it_at_most():
+    low, high = TRAINING_CHUNKS
+    model = training_network(1.0)
+    contexts = [model._context() for _ in range(3000)]
+    assert {chunk for chunk, _ in contexts} == set(range(low, high + 1))
+    assert all(0 <= lookahead <= chunk // 2 for chunk, lookahead in contexts)
+    assert {lookahead for chunk, lookahead in contexts if chunk == low} == set(range(low // 2 + 1))
+    model = training_network(0.5)
+    assert 400 < sum(model._context() == (0, 0) for _ in range(1000)) < 600
+
+
+@pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), CONTEXTS)
+def test_in_chunks_every_parameter_gets_a_gradient(chunk_frames, lookahead_frames):
+    model = network().train()
+    context = {"chunk_frames": chunk_frames, "lookahead_frames": lookahead_frames}
+    model(torch.randn(8, 101, 40), ROWS_MASK, labels=random_labels(8, 4), **context).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("field", ["chunk_frames", "lookahead_frames"])
+def test_a_negative_context_is_refused_by_name(field):
+    with pytest.raises(StrictDataclassError, match=rf"expected {field} to be at least 0, got -1"):
+        ResNetBiGruConfig(**{field: -1})
+
+
+def test_the_context_is_stored_with_the_config(tmp_path):
+    ResNetBiGruConfig(chunk_frames=16, lookahead_frames=8, chunked_training_probability=0.25).save_pretrained(tmp_path)
+    loaded = ResNetBiGruConfig.from_pretrained(tmp_path)
+    assert (loaded.chunk_frames, loaded.lookahead_frames, loaded.chunked_training_probability) == (16, 8, 0.25)
 
 
 # Initialisation

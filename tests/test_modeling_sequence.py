@@ -7,9 +7,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hf_speechrec.modeling_sequence import (
     BidirectionalGRU,
+    join_windows,
     lengths_from_mask,
     mask_from_lengths,
     reverse_by_length,
+    split_windows,
 )
 
 LENGTHS = torch.tensor([7, 1, 4, 6, 3])
@@ -87,3 +89,70 @@ def test_padding_reaches_no_valid_frame():
     valid = mask_from_lengths(LENGTHS, 7)
     other = torch.where(valid[..., None], inputs, 1e3)
     assert layer(inputs, LENGTHS)[valid].equal(layer(other, LENGTHS)[valid])
+
+
+# Windows
+
+
+def test_windows_are_chunks_with_the_frames_that_follow_them():
+    inputs = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 0, 0], [9, 0, 0, 0, 0]])[..., None].float()
+    windows, lengths = split_windows(inputs, torch.tensor([5, 3, 1]), chunk_frames=2, lookahead_frames=1)
+    assert windows[..., 0].tolist() == [
+        *([1, 2, 3], [3, 4, 5], [5, 0, 0]),
+        *([6, 7, 8], [8, 0, 0], [0, 0, 0]),
+        *([9, 0, 0], [0, 0, 0], [0, 0, 0]),
+    ]
+    assert lengths.tolist() == [3, 3, 1, 3, 1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("lookahead_frames", [0, 2, 9])
+@pytest.mark.parametrize("chunk_frames", [1, 2, 3, 7, 20])
+def test_windows_joined_are_the_input(chunk_frames, lookahead_frames):
+    inputs = torch.randn(5, 7, 3)
+    windows, lengths = split_windows(inputs, LENGTHS, chunk_frames, lookahead_frames)
+    chunks = -(-7 // chunk_frames)
+    assert windows.shape == (5 * chunks, chunk_frames + lookahead_frames, 3)
+    assert lengths.shape == (5 * chunks,)
+    joined = join_windows(windows, 5, chunk_frames)
+    assert joined[:, :7].equal(inputs)
+    assert (joined[:, 7:] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), [(1, 0), (2, 1), (3, 5), (4, 0), (7, 2), (9, 0)])
+def test_a_window_gives_what_a_recurrence_over_it_alone_would(chunk_frames, lookahead_frames):
+    """By hand: forward over the row up to the window's end, backward from there to the chunk's beginning."""
+    layer, inputs, state = BidirectionalGRU(6, 5), torch.randn(5, 7, 6), torch.randn(1, 5, 5)
+    windows, lengths = split_windows(inputs, LENGTHS, chunk_frames, lookahead_frames)
+    outputs, _ = layer.forward_windows(windows, lengths, chunk_frames, state)
+    assert outputs.shape == (*windows.shape[:2], 10)
+    outputs = outputs.unflatten(0, (5, -1))
+    for row, length in enumerate(LENGTHS.tolist()):
+        for chunk, start in enumerate(range(0, length, chunk_frames)):
+            end = min(start + chunk_frames + lookahead_frames, length)
+            forward = layer.forward_gru(inputs[row : row + 1, :end], state[:, row : row + 1])[0][0, start:]
+            backward = layer.backward_gru(inputs[row : row + 1, start:end].flip(1))[0][0].flip(0)
+            expected = torch.cat([forward, backward], dim=-1)
+            torch.testing.assert_close(outputs[row, chunk, : end - start], expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_window_of_everything_is_the_whole_recurrence():
+    layer, inputs = BidirectionalGRU(6, 5), torch.randn(5, 7, 6)
+    windows, lengths = split_windows(inputs, LENGTHS, 7, 0)
+    outputs, state = layer.forward_windows(windows, lengths, 7, torch.zeros(1, 5, 5))
+    valid = mask_from_lengths(LENGTHS, 7)
+    torch.testing.assert_close(outputs[valid], layer(inputs, LENGTHS)[valid], atol=1e-6, rtol=0)
+    torch.testing.assert_close(state[0, 0], outputs[0, -1, :5])  # of the row that fills the window
+
+
+def test_what_stands_in_a_windows_padding_reaches_no_valid_frame():
+    layer, inputs = BidirectionalGRU(6, 5), torch.randn(5, 7, 6)
+    valid, outputs = mask_from_lengths(LENGTHS, 7), []
+    for garbage in (0.0, 1e3, float("nan")):
+        windows, lengths = split_windows(torch.where(valid[..., None], inputs, garbage), LENGTHS, 3, 2)
+        states, _ = layer.forward_windows(windows, lengths, 3, torch.zeros(1, 5, 5))
+        outputs.append(states[mask_from_lengths(lengths, 5)])
+    assert outputs[0].isfinite().all()
+    assert outputs[0].equal(outputs[1])
+    assert outputs[0].equal(outputs[2])

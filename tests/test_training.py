@@ -14,10 +14,10 @@ from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruF
 from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import CorpusError, read_corpus
 from hf_speechrec.evaluation import evaluate_recognizer
+from hf_speechrec.loading import load_recognizer
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
 from hf_speechrec.training import fitted_feature_extractor, replace_vocabulary, train, usable_for_ctc
-from hf_speechrec.transcription import load_recognizer
 
 
 def vocabulary(folder) -> dict[str, int]:

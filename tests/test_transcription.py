@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_speechrec.audio import AudioError, read_audio
+from hf_speechrec.audio import AudioError, audio_files, read_audio
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.transcription import ModelError, audio_files, load_recognizer, transcribe
+from hf_speechrec.loading import ModelError, load_recognizer
+from hf_speechrec.transcription import transcribe
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
 

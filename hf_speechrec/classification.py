@@ -1,0 +1,82 @@
+"""Recordings → one label each, through transformers' own pipeline."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from transformers import AudioClassificationPipeline
+
+from .audio import AudioError, read_audio
+from .labelled_corpora import MAX_SECONDS
+from .loading import load_classifier
+
+
+@dataclass
+class Classification:
+    """The labels of one recording, the most probable first, or the reason why there are none."""
+
+    source: str
+    labels: list[dict] = field(default_factory=list)  # {"label", "score"}, probabilities
+    is_confident: bool | None = None  # whether the best reaches the model's threshold, where it has one
+    duration: float = 0.0  # seconds
+    error: str | None = None
+
+
+def classify(
+    sources: Iterable[str | PathLike | bytes | dict | np.ndarray],
+    classifier: AudioClassificationPipeline | None = None,
+    *,
+    top_k: int | None = 5,
+    batch_size: int = 32,
+) -> Iterator[Classification]:
+    """
+    Give recordings their labels, several at once.
+
+    Args:
+        sources: paths, bytes of files, `datasets.Audio` rows, or arrays (samples,) at the model's rate, of at most
+            30 s each.
+        classifier: from `load_classifier`; the default model where it is not given.
+        top_k: how many labels each gets; all with None.
+        batch_size: recordings that go through the model together.
+
+    Yields:
+        One `Classification` a source, in order. One that cannot be read has its `error` set; the others still come.
+    """
+    classifier = classifier or load_classifier()
+    extractor: Any = classifier.feature_extractor
+    threshold = getattr(classifier.model.config, "confidence_threshold", None)
+    remaining = iter(sources)
+    while group := list(islice(remaining, batch_size)):
+        results, waveforms = [], []
+        for source in group:
+            result, samples = _read(source, extractor.sampling_rate)
+            results.append(result)
+            if samples is not None:
+                waveforms.append(samples)
+        # The pipeline fails on an empty list; its types know of one recording only.
+        found: Any = classifier(waveforms, top_k=top_k, batch_size=batch_size) if waveforms else []  # type: ignore[arg-type]
+        labels = iter(found)
+        for result in results:
+            if result.error is None:
+                result.labels = next(labels)
+                result.is_confident = None if threshold is None else result.labels[0]["score"] >= threshold
+            yield result
+
+
+def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None]:
+    path = source.get("path") if isinstance(source, dict) else source
+    name = str(path) if isinstance(path, str | PathLike) else "audio"
+    try:
+        samples = source if isinstance(source, np.ndarray) else read_audio(source, sampling_rate)
+        seconds = len(samples) / sampling_rate
+        if seconds > MAX_SECONDS:
+            raise AudioError(f"{name}: expected a command of at most {MAX_SECONDS:g} s, got {seconds:.1f} s")
+    except AudioError as error:
+        return Classification(name, error=str(error)), None
+    return Classification(name, duration=seconds), samples
+
+
+__all__ = ["Classification", "classify"]

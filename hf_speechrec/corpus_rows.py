@@ -1,0 +1,251 @@
+"""What all corpora share: tables, Hub data sets, durations, speakers, and rows that cannot be used."""
+
+import csv
+import json
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub.constants import HF_HOME
+from sklearn.model_selection import train_test_split
+from tqdm.auto import tqdm
+
+from .audio import AudioError, audio_duration
+
+logger = logging.getLogger(__name__)
+
+PATH_COLUMNS = ("path", "file_name", "audio_filepath", "audio", "file", "filename")
+TARGET_COLUMNS = {
+    "text": ("text", "transcription", "transcript", "sentence", "normalized_text"),
+    "label": ("label", "class", "category", "command", "keyword", "intent"),
+}
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+DOWNLOAD_FOLDER = Path(HF_HOME, "hf_speechrec")
+
+# Rows of local corpora: {"path", "text" or "label", "speaker"} of each utterance, and a line for each bad row.
+Rows = tuple[list[dict[str, Any]], list[str]]
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used; the message names it, what was expected and what came."""
+
+
+def manifest_rows(path: Path, target: str) -> Rows:
+    """A table with one utterance a row, its "text" or "label" the target; relative paths start at its folder."""
+    rows, problems = [], []
+    for number, record in _records(path):
+        if not isinstance(record, dict):
+            problems.append(f"{path}:{number}: not a JSON object")
+            continue
+        audio, value = _first(record, PATH_COLUMNS), _first(record, TARGET_COLUMNS[target])
+        if audio is None or value is None:
+            missing = f"no path (one of {', '.join(PATH_COLUMNS)})" if audio is None else f"no {target}"
+            problems.append(f"{path}:{number}: {missing}, got the columns {', '.join(map(str, record))}")
+            continue
+        speaker = _first(record, SPEAKER_COLUMNS)
+        rows.append({"path": str(path.parent / str(audio)), target: str(value), "speaker": speaker and str(speaker)})
+    return rows, problems
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line number and record of each line. A line that does not parse comes as its text."""
+    # Not datasets' own CSV and JSON loaders: one broken line would end them, and the run.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            # Quotes in a TSV are text (Common Voice has them unbalanced).
+            is_tsv = path.suffix.lower() == ".tsv"
+            dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"delimiter": ","}
+            reader = csv.DictReader(file, **dialect)
+            for record in reader:
+                yield reader.line_num, {key: value for key, value in record.items() if key is not None}
+        elif path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield number, json.loads(line)
+                    except json.JSONDecodeError:
+                        yield number, line
+        else:
+            raise CorpusError(f"{path}: expected a manifest .csv, .tsv or .jsonl, got {path.suffix or 'no suffix'}")
+
+
+def _first(record: dict, columns: tuple[str, ...]) -> Any:
+    return next((record[column] for column in columns if record.get(column) not in (None, "")), None)
+
+
+def measured(
+    rows: list[dict], problems: list[str], name: str, target: str, max_seconds: float = math.inf
+) -> datasets.Dataset:
+    """Add each row's duration, and leave out what cannot be read or is longer than `max_seconds`."""
+
+    def duration(row: dict) -> float | AudioError:
+        try:
+            return audio_duration(row["path"])
+        except AudioError as error:
+            return error
+
+    usable = []
+    with ThreadPoolExecutor() as pool:
+        progress = tqdm(
+            zip(rows, pool.map(duration, rows), strict=True),
+            total=len(rows),
+            desc=f"Reading {name}",
+            unit="file",
+            disable=len(rows) < 2000,  # over in a moment
+        )
+        for row, result in progress:
+            if isinstance(result, AudioError):
+                problems.append(str(result))
+            elif result > max_seconds:
+                problems.append(f"{row['path']}: expected at most {max_seconds:g} s, got {result:.1f} s")
+            else:
+                usable.append({**row, "duration": result})
+    warn_of(problems, len(problems) + len(usable), name)
+    if not usable:
+        raise CorpusError(f"{name}: not one usable row ({problems[0] if problems else 'it is empty'})")
+    features = {name: datasets.Value("string") for name in ("path", target, "speaker")}
+    return datasets.Dataset.from_list(
+        usable,
+        features=datasets.Features(features | {"duration": datasets.Value("float64")}),  # seconds
+    )
+
+
+def warn_of(problems: list[str], num_rows: int, name: str) -> None:
+    """Count and name the rows that were left out."""
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:5])
+        more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
+        logger.warning("%s: left out %d of %d rows:%s%s", name, len(problems), num_rows, shown, more)
+
+
+def looks_like_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and " " not in source
+
+
+def hub_dataset(source: str, split: str | None, target: str, streaming: bool = False):
+    """A Hub data set with the columns `audio` (undecoded), the target, `speaker` and, unless streamed, `duration`."""
+    name, _, config = source.partition(":")
+    try:
+        dataset = datasets.load_dataset(name, config or None, split=split or "train", streaming=streaming)
+    except (OSError, ValueError, ImportError, datasets.exceptions.DatasetsError) as error:
+        # "An error occurred while generating the dataset" says less than what it was raised from.
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
+        raise CorpusError(f"{source}: no such file or folder, nor a data set that the Hub gives ({reason})") from error
+    columns = list(dataset.features or {})
+    audio = next((column for column in columns if isinstance(dataset.features[column], datasets.Audio)), None)
+    value = next((column for column in TARGET_COLUMNS[target] if column in columns), None)
+    if audio is None or value is None:
+        raise CorpusError(
+            f"{source}: expected an audio column and one of {', '.join(TARGET_COLUMNS[target])}, "
+            f"got {', '.join(columns)}"
+        )
+    speaker = next((column for column in SPEAKER_COLUMNS if column in columns), None)
+    # Undecoded: datasets' own decoding needs torchcodec and a system FFmpeg.
+    dataset = dataset.cast_column(audio, datasets.Audio(decode=False))
+
+    classes = dataset.features[value]
+
+    def standard(row: dict) -> dict:
+        content, name = row[value], row[speaker] if speaker else None
+        if isinstance(classes, datasets.ClassLabel) and content is not None:
+            content = classes.int2str(content) if content >= 0 else None  # -1: nobody has labelled it
+        return {
+            "audio": row[audio],
+            target: None if content in (None, "") else str(content),
+            "speaker": None if name is None else str(name),
+        }
+
+    dataset = dataset.map(
+        standard,
+        remove_columns=[column for column in columns if column not in ("audio", target)],
+        features=datasets.Features(
+            {
+                "audio": datasets.Audio(decode=False),
+                target: datasets.Value("string"),  # a column of that name may have held numbers of classes
+                "speaker": datasets.Value("string"),
+            }
+        ),
+    )
+    if streaming:
+        return dataset.filter(lambda row: row[target] is not None)
+
+    def with_duration(row: dict) -> dict:
+        try:
+            return {
+                "duration": audio_duration(row["audio"]),
+                "problem": None if row[target] is not None else f"no {target}",
+            }
+        except AudioError as error:
+            return {"duration": None, "problem": str(error)}
+
+    dataset = dataset.map(with_duration)
+    problems = [f"row {i}: {problem}" for i, problem in enumerate(dataset["problem"]) if problem is not None]
+    warn_of(problems, len(dataset), source)
+    if len(problems) == len(dataset):
+        raise CorpusError(f"{source}: not one usable row ({problems[0] if problems else 'it is empty'})")
+    return dataset.filter(lambda problem: problem is None, input_columns="problem").remove_columns("problem")
+
+
+def split_held_out(
+    dataset: datasets.Dataset, share: float, seed: int = 0, *, name: str = "the corpus"
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """
+    Hold out about `share` of the utterances: whole speakers where they are known, else utterances at random, of every
+    label the same share.
+
+    Returns:
+        The rest and the held-out part. Raises `CorpusError` where either would be empty.
+    """
+    speakers = dataset["speaker"]
+    if all(speaker is None for speaker in speakers) and len(dataset) > 1:
+        labels = list(dataset["label"]) if "label" in dataset.column_names else None
+        try:
+            train, held_out = train_test_split(range(len(dataset)), test_size=share, random_state=seed, stratify=labels)
+        except ValueError:
+            of_labels = f" of each of {len(set(labels))} labels" if labels else ""
+            raise CorpusError(
+                f"{name}: too few utterances ({len(dataset)}) to hold out a share of {share}{of_labels}"
+            ) from None
+        return dataset.select(sorted(train)), dataset.select(sorted(held_out))
+    # Somebody unknown among known speakers is a speaker for each utterance.
+    groups = [speaker or f"utterance {i}" for i, speaker in enumerate(speakers)]
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise CorpusError(f"{name}: expected at least two speakers or utterances to hold some out, got {len(names)}")
+    random.Random(seed).shuffle(names)
+    utterances = Counter(groups)
+    held = names[:1]
+    while len(held) < len(names) - 1 and sum(utterances[name] for name in held) < share * len(dataset):
+        held.append(names[len(held)])
+    is_held = [group in held for group in groups]
+    return (
+        dataset.select([i for i, is_out in enumerate(is_held) if not is_out]),
+        dataset.select([i for i, is_out in enumerate(is_held) if is_out]),
+    )
+
+
+def select_speakers(
+    dataset,
+    speakers: Iterable[str] | None = None,
+    exclude_speakers: Iterable[str] | None = None,
+    *,
+    name: str = "corpus",
+):
+    """Keep only, or leave out, the utterances of some speakers. Raises `CorpusError` where nothing is left."""
+    if speakers is None and exclude_speakers is None:
+        return dataset
+    wanted = None if speakers is None else set(speakers)
+    unwanted = set(exclude_speakers or ())
+    selected = dataset.filter(
+        lambda row: (wanted is None or row["speaker"] in wanted) and row["speaker"] not in unwanted
+    )
+    if isinstance(selected, datasets.Dataset) and len(selected) == 0:
+        raise CorpusError(f"{name}: not one utterance of the wanted speakers")
+    return selected

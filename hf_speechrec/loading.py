@@ -1,0 +1,102 @@
+"""A bundled name, a folder or an id on the Hub → a model with what it needs, or one clear error."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    AutoModelForCTC,
+    PreTrainedModel,
+    Wav2Vec2Processor,
+    pipeline,
+)
+
+from .configuration_bilstm import BiLstmConfig
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
+DEFAULT_RECOGNIZER = "an4"
+DEFAULT_CLASSIFIER = "speech-commands"
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded; the message names it, what was expected and what came."""
+
+
+def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
+    """
+    The network of a bundled model, a folder, or an id on the Hub, with its processor (recognisers) or feature
+    extractor (classifiers). Raises `ModelError`.
+    """
+    name = str(CHECKPOINTS / str(model)) if (CHECKPOINTS / str(model)).is_dir() else str(model)
+    if not Path(name).is_dir() and not (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
+        bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir()))
+        raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
+    try:
+        if is_classifier(AutoConfig.from_pretrained(name)):
+            return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
+        return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
+    except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
+        raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
+
+
+def is_classifier(config) -> bool:
+    """Whether a model gives one label an utterance, and not text."""
+    names = config.architectures or []
+    return config.model_type == BiLstmConfig.model_type or any(n.endswith("ForAudioClassification") for n in names)
+
+
+def load_recognizer(model: str | PathLike = DEFAULT_RECOGNIZER, device: str | None = None):
+    """
+    A model as transformers' speech recognition pipeline.
+
+    Args:
+        model: the name of a bundled model ("an4"), a folder, or an id on the Hub.
+        device: "cpu", "cuda" or "mps"; by default the best there is.
+
+    Raises:
+        ModelError: for a folder or id without a recogniser that can be loaded, or a device that is not there.
+    """
+    return _load_pipeline("automatic-speech-recognition", model, device)
+
+
+def load_classifier(model: str | PathLike = DEFAULT_CLASSIFIER, device: str | None = None):
+    """The same for a classifier: transformers' audio classification pipeline."""
+    return _load_pipeline("audio-classification", model, device)
+
+
+def load_pipeline(model: str | PathLike, device: str | None = None):
+    """A recogniser or a classifier, whichever the model is."""
+    return _load_pipeline(None, model, device)
+
+
+def _load_pipeline(task: str | None, model: str | PathLike, device: str | None):
+    network, processor = load_model(model)
+    own = "audio-classification" if is_classifier(network.config) else "automatic-speech-recognition"
+    if task not in (None, own):
+        raise ModelError(f"{model}: expected a model for {task}, got one for {own}")
+    parts: dict[str, Any] = {"feature_extractor": getattr(processor, "feature_extractor", processor)}
+    if own == "automatic-speech-recognition":
+        parts["tokenizer"] = processor.tokenizer
+    try:
+        return pipeline(own, model=network, device=device or best_device(), **parts)  # type: ignore[call-overload]
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(f"device {device}: cannot be used here ({_first_line(error)})") from None
+
+
+def best_device() -> str:
+    """ "cuda" or "mps" where there is one, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,130 @@
+"""A classifier's part of training: labels, model, and what its confidence is worth."""
+
+import logging
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from transformers import Trainer
+
+from .augmentation import Augmentation
+from .collator import AudioClassificationCollator
+from .configuration_bilstm import BiLstmConfig
+from .corpus_rows import warn_of
+from .evaluation_classifier import choose_threshold, classification_rates, plot_confusion_matrix, softmax
+from .loading import load_model
+from .modeling_bilstm import BiLstmForAudioClassification
+from .recipe import Recipe
+from .training_parts import TrainingParts, fitted_feature_extractor
+
+logger = logging.getLogger(__name__)
+
+
+def classifier_parts(
+    recipe: Recipe, train_set, eval_set, augmentation: Augmentation | None, seed: int
+) -> TrainingParts:
+    """What a Trainer needs to train a classifier on a corpus of labelled recordings."""
+    labels = sorted(set(train_set["label"]))
+    if len(labels) < 2:
+        raise ValueError(f"{recipe.corpus}: expected at least two labels to tell apart, got {', '.join(labels)}")
+    extractor, model = _extractor_and_model(recipe, train_set, labels)
+    return TrainingParts(
+        model=model,
+        processing_class=extractor,
+        train_set=train_set,
+        eval_set=None if eval_set is None else with_known_labels(eval_set, labels, "the held-out part"),
+        data_collator=AudioClassificationCollator(extractor, model.config.label2id, augmentation, seed=seed),
+        compute_metrics=_trainer_metrics,
+        finish=_choose_and_plot,
+    )
+
+
+def with_known_labels(dataset, labels, name: str):
+    """Leave out, with a warning that counts and names them, rows whose label the model has not been trained on."""
+    known = set(labels)
+    problems = [
+        f"{row.get('path') or 'a row'}: the label {row['label']!r} is none of the model's {len(known)}"
+        for row in dataset
+        if row["label"] not in known
+    ]
+    warn_of(problems, len(dataset), name)
+    if len(problems) == len(dataset):
+        raise ValueError(f"{name}: not one row has a label of the model ({problems[0] if problems else 'it is empty'})")
+    return dataset.filter(lambda label: label in known, input_columns="label") if problems else dataset
+
+
+def _extractor_and_model(recipe: Recipe, train_set, labels: list[str]):
+    id2label = dict(enumerate(labels))
+    label2id = {label: i for i, label in id2label.items()}
+    source = recipe.model_name_or_path
+    if source is None or str(source).endswith((".pth", ".pt")):
+        extractor = fitted_feature_extractor(train_set, **recipe.features)
+        if source is None:
+            config = BiLstmConfig(
+                input_size=extractor.feature_size, id2label=id2label, label2id=label2id, **recipe.model
+            )
+            return extractor, BiLstmForAudioClassification(config)
+        model = BiLstmForAudioClassification.from_state_dict_file(source, **recipe.model)
+        if model.config.input_size != extractor.feature_size:
+            raise ValueError(
+                f"{source}: takes {model.config.input_size} features a frame, the recipe's features.feature_size is "
+                f"{extractor.feature_size}"
+            )
+    else:
+        loaded, extractor = load_model(source)
+        if not isinstance(loaded, BiLstmForAudioClassification):
+            raise ValueError(
+                f"{source}: expected a {BiLstmForAudioClassification.__name__} to start from, got a "
+                f"{type(loaded).__name__}"
+            )
+        model = loaded
+        if recipe.model or recipe.features:
+            logger.warning("%s: its own sizes and features stand; the recipe's model and features do not apply", source)
+        if model.config.label2id == label2id:
+            return extractor, model
+    replace_labels(model, id2label)
+    return extractor, model
+
+
+@torch.no_grad()
+def replace_labels(model: BiLstmForAudioClassification, id2label: dict[int, str]) -> None:
+    """Give the model a head for other labels; labels that both have keep their weights."""
+    old, head = cast(dict[str, int], model.config.label2id), model.fc
+    fresh = torch.nn.Linear(head.in_features, len(id2label), dtype=head.weight.dtype, device=head.weight.device)
+    shared = [(i, old[label]) for i, label in id2label.items() if label in old]
+    for new_id, old_id in shared:
+        fresh.weight[new_id] = head.weight[old_id]
+        fresh.bias[new_id] = head.bias[old_id]
+    model.fc = fresh
+    model.config.id2label = dict(id2label)
+    model.config.label2id = {label: i for i, label in id2label.items()}
+    model.config.confidence_threshold = None
+    logger.warning(
+        "The head is new: %d labels, of which %d keep the checkpoint's weights and %d are initialised anew.",
+        len(id2label),
+        len(shared),
+        len(id2label) - len(shared),
+    )
+
+
+def _trainer_metrics(prediction) -> dict[str, float]:
+    rates = classification_rates(prediction.label_ids, prediction.predictions.argmax(-1))
+    return {name: rates[name] for name in ("accuracy", "macro_f1")}
+
+
+def _choose_and_plot(trainer: Trainer, eval_set, output_dir: Path) -> None:
+    """Choose the confidence threshold on the held-out part, and draw what is taken for what there."""
+    output = trainer.predict(eval_set)
+    probabilities, labels = softmax(np.asarray(output.predictions)), np.asarray(output.label_ids)
+    config = cast(BiLstmForAudioClassification, trainer.model).config
+    config.confidence_threshold = choose_threshold(labels, probabilities)
+    logger.info("Confidence threshold, chosen on the held-out part: %.3f", config.confidence_threshold)
+    if trainer.is_world_process_zero():
+        names = list(cast(dict[int, str], config.id2label).values())
+        matrix = confusion_matrix(labels, probabilities.argmax(-1), labels=range(len(names)))
+        plot_confusion_matrix(matrix, names, output_dir / "confusion_matrix.png")
+
+
+__all__ = ["classifier_parts", "replace_labels", "with_known_labels"]

@@ -1,0 +1,63 @@
+"""What training a recogniser and training a classifier have in common."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel, Trainer
+
+from .audio import AudioError, read_audio, row_source
+from .collator import SpeechCollator
+from .corpus_rows import CorpusError
+from .feature_extraction_log_mel import LogMelFeatureExtractor
+
+STATISTICS_SECONDS = 3600  # an hour of speech settles a mean and a variance for each mel bin
+
+
+@dataclass
+class TrainingParts:
+    """
+    What a task gives to the Trainer. `finish` runs after training with the trainer, the held-out part and the output
+    folder, before the model is saved.
+    """
+
+    model: PreTrainedModel
+    processing_class: Any
+    train_set: datasets.Dataset
+    eval_set: datasets.Dataset | None
+    data_collator: SpeechCollator
+    compute_metrics: Callable
+    preprocess_logits_for_metrics: Callable | None = None
+    finish: Callable[[Trainer, datasets.Dataset, Path], None] | None = None
+
+
+def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatureExtractor:
+    """An extractor that normalises by the mean and variance of a training set (of an hour drawn from it)."""
+    extractor = LogMelFeatureExtractor(**kwargs)
+    total = torch.zeros(extractor.feature_size, dtype=torch.float64)
+    squares, frames, seconds = total.clone(), 0, 0.0
+    for row in dataset.shuffle(seed=0):
+        try:
+            waveform = read_audio(row_source(row), extractor.sampling_rate)
+        except AudioError:
+            continue
+        features = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        features = features["input_features"][0].double()
+        total += features.sum(0)
+        squares += features.square().sum(0)
+        frames += len(features)
+        seconds += len(waveform) / extractor.sampling_rate
+        if seconds > STATISTICS_SECONDS:
+            break
+    if frames == 0:
+        raise CorpusError("expected recordings to take feature statistics from, none could be read")
+    mean = total / frames
+    std = (squares / frames - mean.square()).clamp(min=1e-4).sqrt()
+    return LogMelFeatureExtractor(
+        **kwargs,
+        feature_mean=[round(value, 4) for value in mean.tolist()],
+        feature_std=[round(value, 4) for value in std.tolist()],
+    )

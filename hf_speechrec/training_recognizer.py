@@ -1,0 +1,128 @@
+"""A recogniser's part of training: vocabulary, model, and utterances that CTC can learn."""
+
+import logging
+from itertools import pairwise
+from typing import cast
+
+import torch
+from transformers import Wav2Vec2Processor
+
+from .augmentation import Augmentation
+from .collator import CTCCollator
+from .configuration_resnet_bigru import ResNetBiGruConfig
+from .corpus_rows import CorpusError, warn_of
+from .evaluation import frame_predictions, trainer_metrics
+from .loading import load_model
+from .modeling_resnet_bigru import ResNetBiGruForCTC
+from .recipe import Recipe
+from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
+from .training_parts import TrainingParts, fitted_feature_extractor
+
+logger = logging.getLogger(__name__)
+
+
+def recognizer_parts(
+    recipe: Recipe, train_set, eval_set, augmentation: Augmentation | None, seed: int
+) -> TrainingParts:
+    """What a Trainer needs to train a recogniser on a corpus of transcribed recordings."""
+    processor, model, normalizer = _processor_and_model(recipe, train_set)
+    return TrainingParts(
+        model=model,
+        processing_class=processor,
+        train_set=usable_for_ctc(train_set, model.config, processor, normalizer),
+        eval_set=eval_set,
+        data_collator=CTCCollator(processor, normalizer, augmentation, seed=seed),
+        compute_metrics=trainer_metrics(processor, normalizer, logger.info),
+        preprocess_logits_for_metrics=frame_predictions,
+    )
+
+
+def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, ResNetBiGruForCTC, TextNormalizer]:
+    if recipe.model_name_or_path is None:
+        normalizer = TextNormalizer(**recipe.normalizer)
+        tokenizer = build_tokenizer(map(normalizer, train_set["text"]), recipe.vocabulary or "char")
+        extractor = fitted_feature_extractor(train_set, **recipe.features)
+        config = ResNetBiGruConfig(
+            vocab_size=len(tokenizer),
+            num_mel_bins=extractor.feature_size,
+            hop_length=extractor.hop_length,
+            text_normalizer=normalizer.to_dict(),
+            pad_token_id=tokenizer.pad_token_id,
+            **recipe.model,
+        )
+        return Wav2Vec2Processor(extractor, tokenizer), ResNetBiGruForCTC(config), normalizer
+
+    name = recipe.model_name_or_path
+    model, processor = load_model(name)
+    if not isinstance(model, ResNetBiGruForCTC):
+        raise ValueError(f"{name}: expected a {ResNetBiGruForCTC.__name__} to start from, got a {type(model).__name__}")
+    if recipe.model or recipe.features:
+        logger.warning("%s: its own sizes and features stand; the recipe's model and features do not apply", name)
+    stored = TextNormalizer(**(model.config.text_normalizer or {}))
+    vocabulary = recipe.vocabulary or "keep"
+    if vocabulary == "keep":
+        return processor, model, stored
+    normalizer = TextNormalizer(**(stored.to_dict() | recipe.normalizer))
+    texts = [normalizer(text) for text in train_set["text"]]
+    old = processor.tokenizer
+    if vocabulary == "extend":
+        pieces = [piece for piece, _ in sorted(old.get_vocab().items(), key=lambda item: item[1])][3:]
+        new = sorted(set("".join(texts)) - set(old.get_vocab()) - {" "})
+        tokenizer = tokenizer_from_pieces(pieces + new)
+    else:
+        tokenizer = build_tokenizer(texts, vocabulary)
+    replace_vocabulary(model, old.get_vocab(), tokenizer.get_vocab())
+    model.config.text_normalizer = normalizer.to_dict()
+    return Wav2Vec2Processor(processor.feature_extractor, tokenizer), model, normalizer
+
+
+@torch.no_grad()
+def replace_vocabulary(model: ResNetBiGruForCTC, old: dict[str, int], new: dict[str, int]) -> None:
+    """Give the model a head for another vocabulary; classes that both have keep their weights."""
+    head = cast(torch.nn.Linear, model.classifier[-1])
+    shared = [piece for piece in new if piece in old]
+    fresh = torch.nn.Linear(head.in_features, len(new), dtype=head.weight.dtype, device=head.weight.device)
+    for piece in shared:
+        fresh.weight[new[piece]] = head.weight[old[piece]]
+        fresh.bias[new[piece]] = head.bias[old[piece]]
+    model.classifier[-1] = fresh
+    model.config.vocab_size = len(new)
+    logger.warning(
+        "The head is new: %d classes, of which %d keep the checkpoint's weights and %d are initialised anew.",
+        len(new),
+        len(shared),
+        len(new) - len(shared),
+    )
+
+
+def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Processor, normalizer: TextNormalizer):
+    """
+    Leave out, with a warning that counts and names them, utterances that CTC cannot learn: without words after
+    normalising, with characters outside the vocabulary, or with more labels (and blanks between repeats) than frames.
+    """
+    tokenizer = processor.tokenizer
+    rate = processor.feature_extractor.sampling_rate
+    problems: list[str] = []
+
+    def is_usable(row: dict) -> bool:
+        text = normalizer(row["text"])
+        ids = encode(tokenizer, text)
+        needed = len(ids) + sum(a == b for a, b in pairwise(ids))
+        frames = -(-round(row["duration"] * rate) // config.inputs_to_logits_ratio)
+        if not ids:
+            problem = "no words"
+        elif tokenizer.unk_token_id in ids:
+            unknown = sorted({c for c in text if c != " " and c not in tokenizer.get_vocab()})
+            problem = f"characters outside the vocabulary: {' '.join(unknown)}"
+        elif needed > frames:
+            problem = f"{needed} labels, more than its {frames} frames"
+        else:
+            return True
+        problems.append(f"{row.get('path') or text[:40]}: {problem}")
+        return False
+
+    usable = dataset.select([i for i, row in enumerate(dataset) if is_usable(row)])
+    warn_of(problems, len(dataset), "training")
+    if len(usable) == 0:
+        raise CorpusError(f"not one utterance that CTC can learn ({problems[0]})")
+    return usable
