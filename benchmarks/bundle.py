@@ -1,6 +1,7 @@
 """Put a trained model into the package: float16 weights, and nothing that only training needs.
 
     python benchmarks/bundle.py runs/an4 an4
+    python benchmarks/bundle.py runs/speech-commands speech-commands
 
 The config says float32: the weights are widened when they are loaded, and meet float32 features.
 """
@@ -11,10 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, Wav2Vec2Processor
 
-import hf_speechrec  # noqa: F401  registers the model classes
-from hf_speechrec.loading import CHECKPOINTS
+from hf_speechrec.loading import CHECKPOINTS, load_model
 
 
 def main() -> None:
@@ -25,10 +24,10 @@ def main() -> None:
 
     target = CHECKPOINTS / arguments.name
     target.mkdir(parents=True, exist_ok=True)
-    config = AutoConfig.from_pretrained(arguments.run)
-    config.dtype = "float32"
-    config.save_pretrained(target)
-    Wav2Vec2Processor.from_pretrained(arguments.run).save_pretrained(target)
+    model, processor = load_model(arguments.run)
+    model.config.dtype = "float32"
+    model.config.save_pretrained(target)
+    processor.save_pretrained(target)
     weights = load_file(arguments.run / "model.safetensors")
     save_file(
         {name: weight.to(torch.float16) for name, weight in weights.items()},

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hf_speechrec.audio import read_audio
-from hf_speechrec.evaluation_classifier import evaluate_classifier, format_classification_report
+from hf_speechrec.evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import CHECKPOINTS, load_classifier
 from hf_speechrec.model_card import write_model_card
@@ -84,6 +84,9 @@ def main() -> None:
         report["command"] = "python benchmarks/speech_commands.py PATH/speech_commands"
         if not reports:
             print(format_classification_report(report))
+            if arguments.write_card:
+                plot = CHECKPOINTS / "speech-commands" / "confusion_matrix.png"
+                plot_confusion_matrix(report["confusion_matrix"], report["labels"], plot)
         reports[name] = report
         low, high = report["accuracy_interval"]
         print(f"{name:37s} accuracy {report['accuracy']:6.2%} ({low:.2%} to {high:.2%})", flush=True)

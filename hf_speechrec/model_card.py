@@ -85,6 +85,7 @@ def write_model_card(
         limits=limits,
         training_command=training_command,
         plot="training.png" if (folder / "training.png").exists() else None,
+        confusion_matrix="confusion_matrix.png" if (folder / "confusion_matrix.png").exists() else None,
         settings=_settings(folder, config),
     )
     path = folder / "README.md"

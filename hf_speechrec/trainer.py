@@ -22,7 +22,7 @@ PARTIAL = ".partial"  # folder in which a checkpoint is written before it gets i
 
 
 def training_arguments(
-    values: dict[str, Any], metric: str, arguments: Sequence[str] = (), device: str | None = None
+    values: dict[str, Any], arguments: Sequence[str] = (), device: str | None = None, metric: str = "wer"
 ) -> TrainingArguments:
     """
     `TrainingArguments` of a recipe's section, command-line arguments before it and our defaults behind it. `metric`

@@ -40,7 +40,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     """
     if recipe.held_out in (None, "", "none", 0):  # nothing to choose by: the last weights are kept
         arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    args = training_arguments(recipe.training, METRICS[recipe.task], arguments, device)
+    args = training_arguments(recipe.training, arguments, device, METRICS[recipe.task])
     output_dir = Path(str(args.output_dir))
     # Before anything random: weights, the held-out draw and the augmentation all follow the seed.
     torch.manual_seed(args.seed)

@@ -17,8 +17,8 @@ def tiny_recipe(corpus, output_dir, **changes) -> Recipe:
     recipe = {name: changes.pop(name) for name in list(changes) if name in Recipe.__dataclass_fields__}
     return Recipe(
         corpus=str(corpus),
-        train_split="train" if Path(corpus).is_dir() else None,
         **{
+            "train_split": "train" if Path(corpus).is_dir() else None,
             "model": TINY if recipe.get("task", "ctc") == "ctc" else TINY_CLASSIFIER,
             "features": {"feature_size": 20},
         }

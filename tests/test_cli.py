@@ -101,6 +101,43 @@ def test_train_passes_on_arguments_and_the_model_can_be_used(an4, repository, tm
     assert command("transcribe", an4 / "wav" / _an4_files(an4)[0], "--model", tmp_path / "run").returncode == 0
 
 
+def test_classify_prints_label_and_probability_and_marks_doubt(classifier, speech_commands, tmp_path):
+    clips = [speech_commands / line for line in (speech_commands / "train.txt").read_text().split()]
+    result = command("classify", *clips, "--model", classifier)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [row[:2] for row in rows] == [[str(clip), clip.parent.name] for clip in clips]
+    assert all(float(row[2]) > 1 / 3 for row in rows)
+
+    doubtful = shutil.copytree(classifier, tmp_path / "model")
+    config = json.loads((doubtful / "config.json").read_text()) | {"confidence_threshold": 1.1}
+    (doubtful / "config.json").write_text(json.dumps(config))
+    (tmp_path / "notes.wav").write_text("this is no audio")
+    result = command("classify", clips[0], tmp_path / "notes.wav", "--model", doubtful, "--top-k", "2")
+    assert result.returncode == 1
+    assert [line.endswith("\t?") for line in result.stdout.splitlines()] == [True, False]
+    assert result.stderr.startswith(f"error: {tmp_path}/notes.wav")
+    result = command("classify", clips[0], "--model", doubtful, "--format", "json")
+    answer = json.loads(result.stdout)
+    assert answer["is_confident"] is False
+    assert answer["labels"][0]["label"] == clips[0].parent.name
+
+
+def test_evaluate_knows_a_classifier_and_draws_its_confusions(classifier, speech_commands, tmp_path):
+    options = ["--split", "train", "--json", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
+    result = command("evaluate", classifier, speech_commands, *options)
+    assert result.returncode == 0, result.stderr
+    assert "accuracy  100.00%" in result.stdout
+    assert json.loads((tmp_path / "x.json").read_text())["utterances"] == 9
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_the_wrong_kind_of_model_is_refused(classifier, digits):
+    result = command("transcribe", digits, "--model", classifier)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "expected a model for automatic-speech-recognition, got one for audio-classification" in result.stderr
+
+
 def _an4_files(an4):
     return [f"{line}.flac" for line in (an4 / "etc" / "an4_train.fileids").read_text().split()]
 
@@ -115,7 +152,7 @@ def test_section_options_are_parted_from_the_rest():
 
 
 def test_help_has_examples_for_every_command():
-    for name in ("train", "evaluate", "transcribe"):
+    for name in ("train", "evaluate", "transcribe", "classify"):
         result = command(name, "--help")
         assert result.returncode == 0
         assert f"hf-speechrec {name} " in result.stdout

@@ -5,7 +5,9 @@ import shutil
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_speechrec.loading import CHECKPOINTS
+from hf_speechrec.evaluation_classifier import evaluate_classifier
+from hf_speechrec.labelled_corpora import read_labelled_corpus
+from hf_speechrec.loading import CHECKPOINTS, load_classifier
 from hf_speechrec.model_card import write_model_card
 
 REPORT = {
@@ -67,3 +69,19 @@ def test_the_bundled_model_has_its_card():
     (wer,) = [result.metric_value for result in card.data.eval_results if result.metric_type == "wer"]
     assert 0 < wer < 100
     assert "python benchmarks/an4.py" in card.text
+
+
+def test_a_classifiers_card_has_its_accuracy_labels_and_command(classifier, speech_commands):
+    report = evaluate_classifier(load_classifier(classifier, "cpu"), read_labelled_corpus(speech_commands, "train"))
+    report["command"] = "hf-speechrec evaluate mine PATH"
+    card = ModelCard.load(write_model_card(classifier, reports={"train": report}, **TEXTS))
+    assert (
+        "| accuracy, train | 100.00% (95 % interval 100.00% to 100.00%) | `hf-speechrec evaluate mine PATH`"
+        in card.text
+    )
+    assert "Its labels: _silence_, no, yes." in card.text
+    assert 'pipeline("audio-classification", model="user/name")' in card.text
+    assert "BiLSTM classifier" in card.text
+    assert card.data.pipeline_tag == "audio-classification"
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"accuracy": 100.0, "f1": 100.0}

@@ -44,7 +44,7 @@ def test_overrides_replace_values_and_reach_into_sections(recipe_file):
         ("corpus: [a\n", "not a recipe that can be read"),
         ("train_split: train\n", "expected a corpus"),
         ("corpus: a\nmodel: 3\n", "expected model to be a section .* got 3"),
-        ("corpus: a\ntask: cooking\n", "expected the task .ctc., got .cooking."),
+        ("corpus: a\ntask: cooking\n", "expected the task .ctc. or .classification., got .cooking."),
     ],
 )
 def test_a_file_that_is_not_a_recipe_is_named_with_what_is_wrong(recipe_file, text, message):

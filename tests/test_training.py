@@ -12,12 +12,15 @@ from transformers import AutoModelForCTC, Trainer, TrainingArguments, Wav2Vec2Pr
 
 from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.collator import CTCCollator
-from hf_speechrec.corpora import CorpusError, read_corpus
+from hf_speechrec.corpora import read_corpus
+from hf_speechrec.corpus_rows import CorpusError
 from hf_speechrec.evaluation import evaluate_recognizer
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
-from hf_speechrec.training import fitted_feature_extractor, replace_vocabulary, train, usable_for_ctc
+from hf_speechrec.training import train
+from hf_speechrec.training_parts import fitted_feature_extractor
+from hf_speechrec.training_recognizer import replace_vocabulary, usable_for_ctc
 
 
 def vocabulary(folder) -> dict[str, int]:
