@@ -1,9 +1,9 @@
 """Accuracy on the Free Spoken Digit Dataset: its official split, and each speaker by a model of the other five.
 
     python benchmarks/fsdd.py PATH/fsdd                              # seven trainings
-    python benchmarks/fsdd.py PATH/fsdd --speakers theo --features.feature_size 40
+    python benchmarks/fsdd.py PATH/fsdd --only official theo --features.feature_size 40
 
-What is neither known here nor `--speakers` goes to training, as with `hf-speechrec train`. The official split tests the
+What is not known here goes to training, as with `hf-speechrec train`. The official split tests the
 first five recordings of each digit and speaker; leaving a speaker out says what a stranger can expect.
 """
 
@@ -26,13 +26,14 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "fsdd.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="the FSDD folder")
-    parser.add_argument("--speakers", nargs="+", help="leave out these alone; all six and the official split without")
+    parser.add_argument("--only", nargs="+", help="some of them: official, and the speakers to leave out")
     arguments, rest = parser.parse_known_args()
 
     everybody = sorted(set(read_labelled_corpus(arguments.corpus)["speaker"]))
     sections, trainer_arguments = split_section_options(rest)
     accuracies = {}
-    for left_out in arguments.speakers or [None, *everybody]:
+    for name in arguments.only or ["official", *everybody]:
+        left_out = None if name == "official" else name
         overrides = {"corpus": arguments.corpus, **sections}
         if left_out is not None:
             overrides |= {"train_split": None, "exclude_speakers": [left_out]}
@@ -45,15 +46,16 @@ def main() -> None:
             test = read_labelled_corpus(arguments.corpus, split, speakers=None if left_out is None else [left_out])
             report = evaluate_classifier(classifier, test)
         low, high = report["accuracy_interval"]
-        name = "official split" if left_out is None else f"without {left_out}"
         accuracies[left_out] = report["accuracy"]
+        title = "official split" if left_out is None else f"without {left_out}"
         print(
-            f"{name:20s} accuracy {report['accuracy']:7.2%} ({low:.2%} to {high:.2%}), {report['utterances']} clips, "
+            f"{title:20s} accuracy {report['accuracy']:7.2%} ({low:.2%} to {high:.2%}), {report['utterances']} clips, "
             f"trained in {seconds:.0f} s",
             flush=True,
         )
     others = [accuracy for speaker, accuracy in accuracies.items() if speaker is not None]
-    print(f"mean over {len(others)} speakers left out: {statistics.mean(others):.2%}")
+    if others:
+        print(f"mean over {len(others)} speakers left out: {statistics.mean(others):.2%}")
 
 
 if __name__ == "__main__":

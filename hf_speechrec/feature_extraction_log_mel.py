@@ -27,6 +27,8 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         hop_length (`int`, defaults to 160): samples between frames (10 ms at 16 kHz).
         win_length (`int`, defaults to 400): samples in a periodic Hann window (25 ms at 16 kHz).
         n_fft (`int`, defaults to 512): size of the Fourier transform, at least `win_length`.
+        subtract_utterance_mean (`bool`, defaults to `False`): first take from each mel bin its mean over the utterance,
+            which makes volume and microphone of no account. For whole utterances only: a stream has no such mean.
         feature_mean (`list[float]`, *optional*): mean of each mel bin over the training set; 0 where not given.
         feature_std (`list[float]`, *optional*): standard deviation of each mel bin; 1 where not given.
         padding_value (`float`, defaults to 0.0): value of padded frames, the mean of the training set.
@@ -41,6 +43,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         hop_length: int = 160,
         win_length: int = 400,
         n_fft: int = 512,
+        subtract_utterance_mean: bool = False,
         feature_mean: list[float] | None = None,
         feature_std: list[float] | None = None,
         padding_value: float = 0.0,
@@ -57,6 +60,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
         self.win_length = win_length
         self.n_fft = n_fft
+        self.subtract_utterance_mean = subtract_utterance_mean
         self.feature_mean = None if feature_mean is None else [float(value) for value in feature_mean]
         self.feature_std = None if feature_std is None else [float(value) for value in feature_std]
         self._constants: dict[torch.device, tuple[torch.Tensor, ...]] = {}
@@ -113,8 +117,13 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         if not torch.isfinite(padded).all():
             raise ValueError("expected finite samples, got NaN or infinity")
 
-        features = self._normalised_log_mel(padded)  # (batch, frames, mels)
+        features = self._log_mel(padded)  # (batch, frames, mels)
         mask = torch.arange(features.shape[1], device=device) < self.num_frames(num_samples)[:, None]
+        if self.subtract_utterance_mean:
+            total = features.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
+            features = features - total / mask.sum(1)[:, None, None]
+        _, _, mean, std = self._constants_on(features.device)
+        features = (features - mean) / std
         features = features.masked_fill(~mask[..., None], self.padding_value)
 
         data = {"input_features": features}
@@ -144,9 +153,9 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError("expected at least one sample, got an empty waveform")
         return waveforms
 
-    def _normalised_log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
+    def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(batch, samples) → (batch, frames, mels)."""
-        window, filters, mean, std = self._constants_on(waveforms.device)
+        window, filters, _, _ = self._constants_on(waveforms.device)
         frames = self.num_frames(waveforms.shape[1])
         # torch.stft centres the window in n_fft, and a frame is centred on its hop: half of the excess lies before it.
         left = (self.n_fft - self.hop_length) // 2
@@ -161,8 +170,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square().sum(-1)  # (batch, bins, frames)
-        log_mel = torch.log((filters @ power).clamp(min=LOG_FLOOR)).transpose(1, 2)
-        return (log_mel - mean) / std
+        return torch.log((filters @ power).clamp(min=LOG_FLOOR)).transpose(1, 2)
 
     def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         if device not in self._constants:

@@ -84,3 +84,9 @@ def test_an_answer_below_the_threshold_is_not_confident(classifier, clips, thres
 def test_a_sample_and_silence_get_some_label(loaded, samples):
     (result,) = classify([samples], loaded, top_k=None)
     assert np.isfinite([item["score"] for item in result.labels]).all()
+
+
+def test_the_bundled_model_hears_the_words_of_speakers_it_was_not_trained_on(speech_commands):
+    clips = read_labelled_corpus(speech_commands, "test")
+    answers = [result.labels[0]["label"] for result in classify(clips["path"], load_classifier(device="cpu"))]
+    assert sum(said == heard for said, heard in zip(clips["label"], answers, strict=True)) >= 5  # of 6

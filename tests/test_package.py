@@ -11,6 +11,8 @@ import pytest
 
 TRAVELLING = {
     "feature_extraction_log_mel",
+    "configuration_bilstm",
+    "modeling_bilstm",
     "configuration_resnet_bigru",
     "modeling_resnet_bigru",
     "modeling_sequence",
@@ -30,7 +32,8 @@ def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    assert {"hf_speechrec/model_card.md", "hf_speechrec/checkpoints/an4/model.safetensors"} <= names
+    bundled = {f"hf_speechrec/checkpoints/{name}/model.safetensors" for name in ("an4", "speech-commands")}
+    assert {"hf_speechrec/model_card.md", *bundled} <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "runs"))]
     clip = repository / "demo" / "examples" / "an4-seven-digits.flac"
     code = "import hf_speechrec.model_card as m, sys; print(m.__file__, m.TEMPLATE); "
@@ -44,9 +47,10 @@ def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
     assert words == "THREE THREE ONE OH ONE EIGHT EIGHT"
 
 
-def test_the_bundled_model_is_small_and_holds_nothing_to_unpickle(repository):
-    folder = repository / "hf_speechrec" / "checkpoints" / "an4"
-    assert (folder / "model.safetensors").stat().st_size < 8 * 2**20
+@pytest.mark.parametrize(("name", "mebibytes"), [("an4", 8), ("speech-commands", 3)])
+def test_the_bundled_models_are_small_and_hold_nothing_to_unpickle(repository, name, mebibytes):
+    folder = repository / "hf_speechrec" / "checkpoints" / name
+    assert (folder / "model.safetensors").stat().st_size < mebibytes * 2**20
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".py")]
 
 
@@ -55,11 +59,13 @@ def test_files_that_travel_import_nothing_that_stays(repository):
         tree = ast.parse((repository / "hf_speechrec" / f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
-                allowed = TRAVELLING if node.level else {"torch", "transformers", "numpy", "huggingface_hub", "typing"}
+                others = {"torch", "transformers", "numpy", "huggingface_hub"} | sys.stdlib_module_names
+                allowed = TRAVELLING if node.level else others
                 assert node.level <= 1
                 assert (node.module or "").split(".")[0] in allowed, f"{name}: from {node.module}"
             elif isinstance(node, ast.Import):
-                assert {alias.name.split(".")[0] for alias in node.names} <= {"torch", "numpy"}, name
+                allowed = {"torch", "numpy"} | sys.stdlib_module_names
+                assert {alias.name.split(".")[0] for alias in node.names} <= allowed, name
 
 
 def test_the_readme_tree_is_the_folder(repository):
