@@ -11,7 +11,9 @@ from conftest import RATE
 
 from hf_speechrec.augmentation import Augmentation, add_noise, coloured_noise
 
-NOTHING = Augmentation(speeds=[1.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=0, mel_masks=0)
+NOTHING = Augmentation(
+    speeds=[1.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=0, mel_masks=0
+)
 
 
 def tone(hertz: float, seconds: float = 1.0) -> np.ndarray:

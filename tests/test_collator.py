@@ -11,7 +11,9 @@ from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.text import TextNormalizer, encode
 
-TWICE_AS_FAST = Augmentation(speeds=[2.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=0, mel_masks=0)
+TWICE_AS_FAST = Augmentation(
+    speeds=[2.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=0, mel_masks=0
+)
 
 
 @pytest.fixture
@@ -90,7 +92,9 @@ def test_without_augmentation_the_column_changes_nothing(collator, rows):
 
 
 def test_masks_lie_within_each_utterance_and_leave_the_padding_alone(processor, rows):
-    masks = Augmentation(speeds=[1.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=2, mel_masks=2)
+    masks = Augmentation(
+        speeds=[1.0], gain_db=0.0, noise_probability=0.0, silence_probability=0.0, time_masks=2, mel_masks=2
+    )
     plain = CTCCollator(processor, TextNormalizer())(rows)
     asked = [{**row, "augment": i != 0} for i, row in enumerate(rows)]
     masked = CTCCollator(processor, TextNormalizer(), masks)(asked)
