@@ -75,7 +75,6 @@ def write_model_card(
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        task=task,
         title=title,
         summary=summary,
         labels=", ".join(config.id2label.values()) if is_classifier(config) else None,
