@@ -14,42 +14,16 @@ from pathlib import Path
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.evaluation import evaluate_recognizer
 from hf_speechrec.loading import CHECKPOINTS, load_recognizer
-from hf_speechrec.model_card import write_model_card
+from hf_speechrec.model_card import condition_name, render_model_card, update_facts
 
-CONDITIONS = {
-    "AN4 test": {},
-    "AN4 test, +12 dB": {"gain_db": 12.0},
-    "AN4 test, -12 dB": {"gain_db": -12.0},
-    "AN4 test, noise at 20 dB": {"noise_snr_db": 20.0},
-    "AN4 test, noise at 10 dB": {"noise_snr_db": 10.0},
-    "AN4 test, noise at 5 dB": {"noise_snr_db": 5.0},
-}
-CARD = {
-    "model_id": "hf_speechrec/checkpoints/an4",
-    "title": "ResNet + BiGRU recogniser for spelled names, numbers and commands (CMU AN4)",
-    "summary": (
-        "A small recogniser of American English letters, numbers, dates and some thirty commands, trained from nothing "
-        "on 42 minutes of speech. It is bundled with hf_speechrec: what its figures show is what the package makes of "
-        "so little data, and what a model of your own words can be started from."
-    ),
-    "training_data": (
-        "The training part of CMU AN4 (the *Census database*, about 1991): 948 utterances, 42.4 minutes, 74 speakers, "
-        "close-talking microphone, 16 kHz. Its licence is BSD-like: free for any use, the notice must be kept."
-    ),
-    "limits": (
-        "It knows the words of AN4 and spells out anything else as best it can: it is no dictation model. All of its "
-        "speakers are American adults recorded close to the microphone in one office; accents, children, distance and "
-        "other languages were neither trained on nor measured."
-    ),
-    "training_command": (
-        "`torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --corpus PATH/an4 --held-out none "
-        "--device cpu --seed 1`, after settings had been compared by training loss and on ten held-out training "
-        "speakers (`recipes/splits/an4-dev-speakers.txt`)."
-    ),
-    "dataset": "AN4",
-    "language": "en",
-    "license_id": "apache-2.0",
-}
+CONDITIONS = [
+    {},
+    {"gain_db": 12.0},
+    {"gain_db": -12.0},
+    {"noise_snr_db": 20.0},
+    {"noise_snr_db": 10.0},
+    {"noise_snr_db": 5.0},
+]
 
 
 def main() -> None:
@@ -63,16 +37,17 @@ def main() -> None:
     recognizer = load_recognizer(arguments.model, "cpu")
     corpus = read_corpus(arguments.corpus, "test")
     reports = {}
-    for name, condition in CONDITIONS.items():
+    for condition in CONDITIONS:
+        name = condition_name("AN4", "test", **condition)
         report = evaluate_recognizer(recognizer, corpus, **condition)
-        report["command"] = "python benchmarks/an4.py PATH/an4"
-        reports[name] = report
+        reports[name] = report | {"command": "python benchmarks/an4.py PATH/an4", "corpus": "AN4", "split": "test"}
         low, high = report["wer_interval"]
         print(f"{name:25s} WER {report['wer']:6.2%} ({low:.2%} to {high:.2%})   CER {report['cer']:6.2%}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(reports, indent=2) + "\n")
     if arguments.write_card:
-        print(write_model_card(CHECKPOINTS / "an4", reports=reports, **CARD))
+        update_facts(CHECKPOINTS / "an4", evaluations=reports)
+        print(render_model_card(CHECKPOINTS / "an4", "an4"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The config says float32: the weights are widened when they are loaded, and meet 
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -34,9 +35,16 @@ def main() -> None:
         target / "model.safetensors",
         {"format": "pt"},
     )
-    for name in ("all_results.json", "training.png"):
+    for name in ("all_results.json", "model_card.json", "training.png"):
         if (arguments.run / name).exists():
             shutil.copy(arguments.run / name, target / name)
+    for code in target.glob("*.py"):  # the package has it; a push writes it beside the weights
+        code.unlink()
+    for path in target.glob("*config.json"):
+        values = json.loads(path.read_text())
+        for section in (values, values.get("feature_extractor", {})):
+            section.pop("auto_map", None)
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     for file in sorted(target.iterdir()):
         print(f"{file.stat().st_size:>10,} {file}")
 

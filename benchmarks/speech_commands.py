@@ -21,40 +21,17 @@ from hf_speechrec.audio import read_audio
 from hf_speechrec.evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import CHECKPOINTS, load_classifier
-from hf_speechrec.model_card import write_model_card
+from hf_speechrec.model_card import condition_name, render_model_card, update_facts
 
-CONDITIONS = {
-    "Speech Commands test": {},
-    "Speech Commands test, +12 dB": {"gain_db": 12.0},
-    "Speech Commands test, -12 dB": {"gain_db": -12.0},
-    "Speech Commands test, noise at 20 dB": {"noise_snr_db": 20.0},
-    "Speech Commands test, noise at 10 dB": {"noise_snr_db": 10.0},
-    "Speech Commands test, noise at 5 dB": {"noise_snr_db": 5.0},
-}
-CARD = {
-    "model_id": "hf_speechrec/checkpoints/speech-commands",
-    "title": "BiLSTM classifier of ten spoken commands (Speech Commands)",
-    "summary": (
-        "A small classifier of one-second clips: ten words (yes, no, up, down, left, right, on, off, stop, go), "
-        "any other word (`_unknown_`), and silence (`_silence_`). It is bundled with hf_speechrec."
-    ),
-    "training_data": (
-        "3,101 one-second clips of Speech Commands v0.02 (Warden, 2018; CC BY 4.0), a part of its 12-class test set "
-        "and a twenty-seventh of the full data: many accents and microphones, recorded by volunteers in their browsers."
-    ),
-    "limits": (
-        "It names one word a clip, about a second long, and takes any other sound for one of its labels: see the "
-        "confidence threshold. Words that sound alike (no and go, off and up) are what it confuses most."
-    ),
-    "training_command": (
-        "`hf-speechrec train recipes/speech-commands.yaml --corpus PATH/speech_commands --held-out none --device cpu`, "
-        "after settings, length and the confidence threshold had been chosen on a tenth of the training clips, of "
-        "speakers held out (the recipe as it stands)."
-    ),
-    "dataset": "Speech Commands",
-    "language": "en",
-    "license_id": "apache-2.0",
-}
+CORPUS = "Speech Commands"
+CONDITIONS = [
+    {},
+    {"gain_db": 12.0},
+    {"gain_db": -12.0},
+    {"noise_snr_db": 20.0},
+    {"noise_snr_db": 10.0},
+    {"noise_snr_db": 5.0},
+]
 
 
 def milliseconds_a_clip(classifier, clips: list[np.ndarray]) -> float:
@@ -79,9 +56,11 @@ def main() -> None:
     classifier = load_classifier(arguments.model, "cpu")
     corpus = read_labelled_corpus(arguments.corpus, "test")
     reports = {}
-    for name, condition in CONDITIONS.items():
+    for condition in CONDITIONS:
+        name = condition_name(CORPUS, "test", **condition)
         report = evaluate_classifier(classifier, corpus, **condition)
-        report["command"] = "python benchmarks/speech_commands.py PATH/speech_commands"
+        report |= {"command": "python benchmarks/speech_commands.py PATH/speech_commands"}
+        report |= {"corpus": CORPUS, "split": "test"}
         if not reports:
             print(format_classification_report(report))
             if arguments.write_card:
@@ -96,7 +75,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(reports, indent=2) + "\n")
     if arguments.write_card:
-        print(write_model_card(CHECKPOINTS / "speech-commands", reports=reports, **CARD))
+        update_facts(CHECKPOINTS / "speech-commands", evaluations=reports)
+        print(render_model_card(CHECKPOINTS / "speech-commands", "speech-commands"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ class Augmentation:
     What happens to a training utterance. Draws come from torch's global generator.
 
     Args:
-        sampling_rate: Hz of the waveforms.
         speeds: factors one of which is drawn; pitch follows (Ko et al., 2015, "Audio augmentation for speech
             recognition").
         gain_db: volume changes by a draw from [-gain_db, gain_db].
@@ -28,12 +27,13 @@ class Augmentation:
         noise_probability: share of utterances that get noise.
         noise_snr_db: range of the signal-to-noise ratio.
         noise_folder: recordings to draw noise from; without it noise of a random colour, white to brown, is made.
+        empty_probability: share of utterances that are replaced by silence or quiet noise without a word, so that a
+            recogniser learns to write nothing where nothing is said.
         time_masks, time_mask_frames, time_mask_share: SpecAugment's masks along time: their number, the most frames
             of each, and the largest share of an utterance that one may take (Park et al., 2019).
         mel_masks, mel_mask_bins: SpecAugment's masks along the mel bins: their number and the most bins of each.
     """
 
-    sampling_rate: int = 16_000
     speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
     gain_db: float = 15.0
     shift_seconds: float = 0.0
@@ -42,6 +42,7 @@ class Augmentation:
     noise_probability: float = 0.3
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_folder: str | None = None
+    empty_probability: float = 0.0
     time_masks: int = 2
     time_mask_frames: int = 30
     time_mask_share: float = 0.15
@@ -51,7 +52,8 @@ class Augmentation:
     def __post_init__(self):
         if not self.speeds or min(self.speeds) <= 0:
             raise ValueError(f"expected speeds above 0, got {self.speeds}")
-        self._speed_perturbation = torchaudio.transforms.SpeedPerturbation(self.sampling_rate, self.speeds)
+        # The ratio alone counts, whatever the rate.
+        self._speed_perturbation = torchaudio.transforms.SpeedPerturbation(1000, self.speeds)
         self._mel_mask = torchaudio.transforms.FrequencyMasking(self.mel_mask_bins)
         self._time_mask = torchaudio.transforms.TimeMasking(self.time_mask_frames, p=self.time_mask_share)
         self._noises: list[Path] = []
@@ -60,25 +62,32 @@ class Augmentation:
             if not self._noises:
                 raise ValueError(f"{self.noise_folder}: expected a folder of noise recordings, found none")
 
-    def waveform(self, samples: np.ndarray) -> np.ndarray:
-        """A changed copy of an utterance: (samples,) → (samples',)."""
+    def waveform(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """A changed copy of an utterance at a rate in Hz: (samples,) → (samples',)."""
         waveform = torch.from_numpy(samples)
         if self.speeds != [1.0]:
             waveform, _ = self._speed_perturbation(waveform)
         if self.shift_seconds:
-            shift = round(self.shift_seconds * self.sampling_rate * float(2 * torch.rand(()) - 1))
+            shift = round(self.shift_seconds * sampling_rate * float(2 * torch.rand(()) - 1))
             waveform = torch.nn.functional.pad(waveform, (shift, -shift)) if abs(shift) < len(waveform) else waveform
         if torch.rand(()) < self.silence_probability:
-            most = self.silence_seconds * self.sampling_rate
+            most = self.silence_seconds * sampling_rate
             before, after = (int(most * torch.rand(())) for _ in range(2))
             waveform = torch.nn.functional.pad(waveform, (before, after))
         if torch.rand(()) < self.noise_probability:
             low, high = self.noise_snr_db
             snr = low + (high - low) * torch.rand(())
-            waveform = torchaudio.functional.add_noise(waveform, self._noise(len(waveform)), snr)
+            waveform = torchaudio.functional.add_noise(waveform, self._noise(len(waveform), sampling_rate), snr)
         if self.gain_db:
             waveform = waveform * 10 ** (self.gain_db * (2 * torch.rand(()) - 1) / 20)
         return waveform.numpy()
+
+    def empty(self, length: int, sampling_rate: int) -> np.ndarray:
+        """Nothing said: digital silence or noise (samples,) of -80 to -30 dB of full scale."""
+        level = -80 + 50 * torch.rand(())
+        if torch.rand(()) < 0.5:
+            return np.zeros(length, dtype=np.float32)
+        return (self._noise(length, sampling_rate) * 10 ** (level / 20)).numpy()
 
     def features(self, features: torch.Tensor) -> torch.Tensor:
         """SpecAugment of one utterance: (frames, mels). Masks hold 0, the mean of normalised features."""
@@ -89,13 +98,13 @@ class Augmentation:
             spectrogram = self._time_mask(spectrogram)
         return spectrogram[0].T
 
-    def _noise(self, length: int) -> torch.Tensor:
+    def _noise(self, length: int, sampling_rate: int) -> torch.Tensor:
         """(length,) of noise."""
         if not self._noises:
             return coloured_noise(length, exponent=2 * float(torch.rand(())))
         path = self._noises[int(torch.randint(len(self._noises), ()))]
         try:
-            noise = torch.from_numpy(read_audio(path, self.sampling_rate))
+            noise = torch.from_numpy(read_audio(path, sampling_rate))
         except AudioError:
             return coloured_noise(length, exponent=1.0)
         start = int(torch.randint(len(noise), ()))

@@ -31,6 +31,13 @@ class OutputFormat(enum.StrEnum):
     json = "json"
 
 
+class Task(enum.StrEnum):
+    """What a corpus is for."""
+
+    ctc = "ctc"
+    classification = "classification"
+
+
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to run; by default the best there is.")]
 ModelOption = Annotated[str, typer.Option(help="A bundled model, a folder, or an id on the Hub (user/name).")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this JSON file.")]
@@ -71,6 +78,7 @@ def train(
     vocabulary: Annotated[
         str | None, typer.Option(help="char or bpe:SIZE; from a checkpoint also keep (the default) or extend.")
     ] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Stream a Hub data set; give --max_steps.")] = False,
     device: DeviceOption = None,
 ) -> None:
     """
@@ -84,6 +92,7 @@ def train(
     - `hf-speechrec train recipes/an4.yaml --model.hidden_size 256 --augmentation.gain_db 6`
     - `hf-speechrec train recipes/commands.yaml --corpus my-clips/`
     - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
+    - `hf-speechrec train recipes/commands.yaml --corpus user/clips --streaming --max_steps 5000`
     - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
     """
     from .recipe import Recipe
@@ -94,6 +103,7 @@ def train(
         "held_out": held_out,
         "model_name_or_path": model_name_or_path,
         "vocabulary": vocabulary,
+        "streaming": streaming or None,
     }
     with clear_errors():
         sections, arguments = split_section_options(context.args)
@@ -134,6 +144,12 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(help="Of a classifier: draw what is taken for what into this PNG.")
     ] = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Put the result into the card (README.md) of the model's folder.")
+    ] = False,
+    corpus_name: Annotated[
+        str | None, typer.Option(help="What the card calls the corpus; by default its folder's name.")
+    ] = None,
 ) -> None:
     """
     Measure a model on a corpus: error rates or accuracy with their 95 % interval, what goes wrong most, the speed.
@@ -141,14 +157,18 @@ def evaluate(
     - `hf-speechrec evaluate an4 data/an4 --split test`
     - `hf-speechrec evaluate runs/mine manifest.csv --noise-snr-db 10 --json noisy.json`
     - `hf-speechrec evaluate speech-commands data/speech_commands --split test --plot confusion.png`
+    - `hf-speechrec evaluate runs/mine data/an4 --split test --update-card --corpus-name AN4`
     """
     from .corpora import read_corpus
     from .evaluation import evaluate_recognizer, format_report
     from .evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
     from .labelled_corpora import read_labelled_corpus
     from .loading import is_classifier, load_pipeline
+    from .model_card import command_line, condition_name, render_model_card, update_facts
 
     with clear_errors(), quiet_libraries():
+        if update_card and not Path(model).is_dir():
+            raise ValueError(f"{model}: a card is updated in a model folder, and there is none of that name")
         names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
         loaded = load_pipeline(model, device)
         conditions: dict[str, Any] = {"gain_db": gain_db, "noise_snr_db": noise_snr_db, "batch_size": batch_size}
@@ -160,10 +180,73 @@ def evaluate(
         else:
             report = evaluate_recognizer(loaded, read_corpus(corpus, split, speakers=names), **conditions)
             text = format_report(report)
-        report["command"] = " ".join(["hf-speechrec", *sys.argv[1:]])
+        report |= {"command": command_line(), "corpus": corpus_name or Path(corpus).stem or corpus, "split": split}
+        if update_card:
+            name = condition_name(report["corpus"], split, gain_db, noise_snr_db)
+            if plot is None and "confusion_matrix" in report and not (gain_db or noise_snr_db):
+                plot_confusion_matrix(report["confusion_matrix"], report["labels"], Path(model, "confusion_matrix.png"))
+            update_facts(model, evaluations={name: report})
+            render_model_card(model)
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(text)
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help="A folder, a manifest, librispeech:SUBSET, or a Hub data set.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    splits: Annotated[
+        str | None, typer.Option(help="Parts of the corpus, as train,test; without them all is one part.")
+    ] = None,
+    task: Annotated[Task, typer.Option(help="ctc: recordings with texts; classification: with labels.")] = Task.ctc,
+    push_to: Annotated[str | None, typer.Option("--push", help="Also publish it under this name: user/name.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Who sees a new data set.")] = None,
+) -> None:
+    """
+    Write a corpus as Parquet files in the Hub's form, to train from anywhere, downloaded or streamed.
+
+    - `hf-speechrec prepare data/an4 prepared/an4 --splits train,test`
+    - `hf-speechrec prepare clips/ prepared/clips --task classification --splits train,test --push user/clips --private`
+    - `hf-speechrec train recipes/an4.yaml --corpus user/an4 --streaming --max_steps 5000`
+    """
+    from .hub import upload
+    from .preparation import prepare as run
+
+    with clear_errors(), quiet_libraries():
+        names = [name.strip() for name in splits.split(",")] if splits else None
+        run(corpus, folder, names, task)
+        typer.echo(f"The data set is in {folder}")
+        if push_to is not None:
+            typer.echo(upload(folder, push_to, "dataset", private=private, commit_message="Upload the data set"))
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(help="A model folder, or a bundled model.")],
+    repo_id: Annotated[str, typer.Argument(help="Its name on the Hub: user/name.")],
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Who sees a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch; made where there is none.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    message: Annotated[str | None, typer.Option(help="What the history says.")] = None,
+) -> None:
+    """
+    Publish a model on the Hub: weights, code, tokenizer, plots and card, in one commit.
+
+    Before that it is loaded as by somebody who does not have this package; a folder that would not load is not
+    published. Log in once with `hf auth login`.
+
+    - `hf-speechrec push runs/mine user/name`
+    - `hf-speechrec push runs/mine user/name --private --revision v2`
+    """
+    from .hub import push_folder
+
+    with clear_errors(), quiet_libraries():
+        typer.echo(
+            push_folder(
+                folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
+            )
+        )
 
 
 @app.command()

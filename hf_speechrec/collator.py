@@ -32,6 +32,8 @@ class SpeechCollator:
         seed: where given, augmentation follows from it, `epoch` and the utterances alone, so that a run resumed in
             mid-epoch goes on as the unbroken one would; otherwise from torch's global generator.
 
+    In the first `plain_epochs` epochs nothing is augmented.
+
     A file that cannot be read in the middle of a run is named, counted in `unreadable`, and stands in the batch as a
     moment of silence that teaches nothing wrong: the run goes on, and every process keeps its batch size.
     """
@@ -42,6 +44,7 @@ class SpeechCollator:
         augmentation: Augmentation | None = None,
         seed: int | None = None,
     ):
+        self.plain_epochs = 0
         self.feature_extractor = feature_extractor
         self.augmentation = augmentation
         self.seed = seed
@@ -63,41 +66,46 @@ class SpeechCollator:
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         extractor = self.feature_extractor
-        waveforms, readable = [], []
+        augmentation = None if int(self.epoch) < self.plain_epochs else self.augmentation
+        waveforms, is_speech = [], []
         for row in rows:
             try:
                 waveform = read_audio(row_source(row), extractor.sampling_rate)
-                readable.append(True)
+                is_speech.append(True)
             except AudioError as error:
                 if not self.unreadable[str(error)]:
                     logger.warning("Treated as silence: %s", error)
                 self.unreadable[str(error)] += 1
                 waveform = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
-                readable.append(False)
-            if self.augmentation is not None and row.get("augment"):
-                waveform = self.augmentation.waveform(waveform)
+                is_speech.append(False)
+            if augmentation is not None and row.get("augment"):
+                if torch.rand(()) < augmentation.empty_probability:
+                    waveform = augmentation.empty(len(waveform), extractor.sampling_rate)
+                    is_speech[-1] = False
+                else:
+                    waveform = augmentation.waveform(waveform, extractor.sampling_rate)
             waveforms.append(waveform)
 
         batch = dict(extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
-        if self.augmentation is not None:
+        if augmentation is not None:
             lengths = batch["attention_mask"].sum(-1).tolist()
             for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
                 if row.get("augment"):
                     features = batch["input_features"][i, :length]
-                    batch["input_features"][i, :length] = self.augmentation.features(features)
-        labels = self._labels(rows, readable)
+                    batch["input_features"][i, :length] = augmentation.features(features)
+        labels = self._labels(rows, is_speech)
         if labels is not None:
             batch["labels"] = labels
         return batch
 
-    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
         return None
 
 
 class CTCCollator(SpeechCollator):
     """
-    `labels` are the token ids of the transcripts (batch, labels), padded with -100. A file that cannot be read has no
-    words.
+    `labels` are the token ids of the transcripts (batch, labels), padded with -100. What is no speech (a file
+    that cannot be read, silence that augmentation puts in its place) has no words.
 
     Args:
         processor: the model's processor.
@@ -116,10 +124,10 @@ class CTCCollator(SpeechCollator):
         self.processor = processor
         self.normalizer = normalizer
 
-    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
         if rows[0].get("text") is None:
             return None
-        texts = [row.get("text") or "" if ok else "" for row, ok in zip(rows, readable, strict=True)]
+        texts = [row.get("text") or "" if ok else "" for row, ok in zip(rows, is_speech, strict=True)]
         labels = [
             torch.tensor(encode(self.processor.tokenizer, self.normalizer(text)), dtype=torch.long) for text in texts
         ]
@@ -128,7 +136,7 @@ class CTCCollator(SpeechCollator):
 
 class AudioClassificationCollator(SpeechCollator):
     """
-    `labels` are the classes of the utterances (batch,). A file that cannot be read has -100, which the loss ignores.
+    `labels` are the classes of the utterances (batch,). What is no speech has -100, which the loss ignores.
 
     Args:
         feature_extractor, augmentation, seed: see `SpeechCollator`.
@@ -145,12 +153,12 @@ class AudioClassificationCollator(SpeechCollator):
         super().__init__(feature_extractor, augmentation, seed)
         self.label2id = label2id
 
-    def _labels(self, rows: list[dict[str, Any]], readable: list[bool]) -> torch.Tensor | None:
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
         if rows[0].get("label") is None:
             return None
         if unknown := sorted({str(row["label"]) for row in rows} - self.label2id.keys()):
             raise ValueError(f"expected labels among {', '.join(self.label2id)}, got {', '.join(unknown)}")
-        ids = [self.label2id[row["label"]] if ok else -100 for row, ok in zip(rows, readable, strict=True)]
+        ids = [self.label2id[row["label"]] if ok else -100 for row, ok in zip(rows, is_speech, strict=True)]
         return torch.tensor(ids)
 
 

@@ -12,12 +12,11 @@ from .corpus_rows import (
     DOWNLOAD_FOLDER,
     CorpusError,
     Rows,
-    hub_dataset,
-    looks_like_hub_id,
     manifest_rows,
     measured,
     select_speakers,
 )
+from .hub_corpora import hub_dataset, is_hub_dataset
 
 
 def read_corpus(
@@ -38,7 +37,8 @@ def read_corpus(
             a folder of AN4 (`etc` and `wav`, SPHERE or FLAC), with `split` "train" or "test";
             a folder with `metadata.csv` or `metadata.jsonl`, as the Hub's audiofolder has it;
             a manifest: a .csv, .tsv, .jsonl or .json-lines file with a column of paths and one of texts;
-            the id of a data set on the Hub, with `:config` behind it where it has several.
+            the id of a data set on the Hub, with `:config` behind it where it has several;
+            a folder in the Hub's form (`data/*.parquet`), as `hf-speechrec prepare` writes it.
         split: which part, where the corpus has parts: a name of AN4's or of a Hub data set, or for a folder of
             several LibriSpeech subsets the subset's name.
         speakers: keep only these speakers.
@@ -47,14 +47,16 @@ def read_corpus(
 
     Returns:
         `datasets.Dataset` of `path`, `text`, `duration` (seconds) and `speaker` (or None). Hub data sets have their
-        undecoded `audio` in place of `path`, and streamed ones have no `duration`.
+        undecoded `audio` in place of `path`; streamed they are a `datasets.IterableDataset`.
 
     Raises:
         CorpusError: where there is nothing of that name or not one usable row. A single bad row or unreadable file
             is left out, counted, and named in a warning.
     """
     path = Path(source)
-    if path.exists():
+    if is_hub_dataset(str(source)):
+        dataset = hub_dataset(str(source), split, "text", streaming)
+    elif path.exists():
         try:
             rows, problems = _local_rows(path, split)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -62,8 +64,6 @@ def read_corpus(
         dataset = measured(rows, problems, str(source), "text")
     elif str(source).startswith("librispeech:"):
         dataset = read_corpus(_downloaded_librispeech(str(source).partition(":")[2]))
-    elif looks_like_hub_id(str(source)):
-        dataset = hub_dataset(str(source), split, "text", streaming)
     else:
         raise CorpusError(
             f"{source}: no such file or folder, and neither `librispeech:SUBSET` nor the id of a Hub data set"

@@ -14,13 +14,12 @@ from .corpus_rows import (
     DOWNLOAD_FOLDER,
     CorpusError,
     Rows,
-    hub_dataset,
-    looks_like_hub_id,
     manifest_rows,
     measured,
     select_speakers,
     split_held_out,
 )
+from .hub_corpora import hub_dataset, is_hub_dataset
 
 MAX_SECONDS = 30.0  # one label fits a command, not a recording of minutes
 TEST_SHARE = 0.2  # of a folder that comes without parts
@@ -38,7 +37,8 @@ def read_labelled_corpus(
     *,
     speakers: Iterable[str] | None = None,
     exclude_speakers: Iterable[str] | None = None,
-) -> datasets.Dataset:
+    streaming: bool = False,
+) -> datasets.Dataset | datasets.IterableDataset:
     """
     Read a corpus of recordings with one label each.
 
@@ -49,16 +49,18 @@ def read_labelled_corpus(
             a folder of FSDD (`digit_speaker_index.wav`, also in `recordings/`), whose test part are the indices 0 to 4;
             any other folder of `label/clip`, or of parts (`train/label/clip`);
             a manifest: a .csv, .tsv or .jsonl file with a column of paths and one of labels;
-            the id of a data set on the Hub, with `:config` behind it where it has several.
+            the id of a data set on the Hub, with `:config` behind it where it has several;
+            a folder in the Hub's form (`data/*.parquet`), as `hf-speechrec prepare` writes it.
         split: which part; everything where it is not given. A folder without parts has a "train" and a "test" part
             all the same: a fifth for the test, whole speakers where the file names tell them (`label_speaker_index`,
             `speaker_nohash_index`), else the same share of every label, drawn with the seed 0.
         speakers: keep only these speakers.
         exclude_speakers: leave these out.
+        streaming: stream a Hub data set instead of downloading it.
 
     Returns:
         `datasets.Dataset` of `path`, `label`, `duration` (seconds) and `speaker` (or None). Hub data sets have their
-        undecoded `audio` in place of `path`.
+        undecoded `audio` in place of `path`; streamed they are a `datasets.IterableDataset`.
 
     Raises:
         CorpusError: where there is nothing of that name or not one usable row. A single bad row, an unreadable file,
@@ -68,14 +70,14 @@ def read_labelled_corpus(
     drawn = False
     if str(source) == "speech_commands" and not path.exists():
         path = _downloaded_speech_commands()
-    if path.exists():
+    if is_hub_dataset(str(source)):
+        dataset = hub_dataset(str(source), split, "label", streaming, MAX_SECONDS)
+    elif path.exists():
         try:
             rows, problems, drawn = _local_rows(path, split)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise CorpusError(f"{source}: expected tables of UTF-8 text that can be read ({error})") from None
         dataset = measured(*_without_contradictions(rows, problems), str(source), "label", MAX_SECONDS)
-    elif looks_like_hub_id(str(source)):
-        dataset = hub_dataset(str(source), split, "label")
     else:
         raise CorpusError(f"{source}: no such file or folder, and neither `speech_commands` nor a Hub data set's id")
     if drawn:

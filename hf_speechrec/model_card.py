@@ -1,112 +1,199 @@
-"""The model card: rendered from `model_card.md` with what was measured; what was not is left out."""
+"""The model card: `README.md` of a model folder, rendered from `model_card.md` with the facts that lie in the folder.
+
+Facts are kept in `model_card.json`: the recipe's words about the model, what its training was, and every evaluation
+with the command that printed it. A card can therefore be rendered again at any time; what is not among the facts is
+left out of it.
+"""
 
 import json
+import math
+import os
+import shlex
+import sys
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
 from transformers import AutoConfig
 
 from .loading import is_classifier
 
+FACTS = "model_card.json"
 HERE = Path(__file__).parent
 # In a wheel the template lies beside this file, in a checkout beside the package.
 TEMPLATE = next((path for path in (HERE / "model_card.md", HERE.parent / "model_card.md") if path.exists()), None)
 
+WORDS = ("title", "summary", "language", "license", "dataset", "datasets", "training_data", "limits")
+SETTINGS = (
+    "conv_channels",
+    "num_residual_blocks",
+    "time_reduction",
+    "input_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "pooling",
+    "vocab_size",
+    "confidence_threshold",
+)
+TITLES = {"wer": "WER", "cer": "CER", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+METRIC_TYPES = {"macro_f1": "f1"}  # the Hub's names, where they are not ours
 
-def write_model_card(
-    folder: str | PathLike,
-    *,
-    model_id: str,
-    title: str,
-    summary: str,
-    training_data: str,
-    limits: str,
-    training_command: str,
-    dataset: str,
-    reports: dict[str, dict[str, Any]],
-    license_id: str | None = None,
-    language: str | None = None,
-) -> Path:
+
+def read_facts(folder: str | PathLike) -> dict[str, Any]:
+    """What a model folder knows about itself: the sections `card`, `training` and `evaluations`."""
+    path = Path(folder, FACTS)
+    facts = {}
+    if path.exists():
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected the facts of a model card as JSON ({error})") from None
+    if not isinstance(facts, dict) or not all(isinstance(section, dict) for section in facts.values()):
+        raise ValueError(f"{path}: expected the facts of a model card (sections of names and values)")
+    return {section: facts.get(section, {}) for section in ("card", "training", "evaluations")}
+
+
+def update_facts(folder: str | PathLike, **sections: dict[str, Any]) -> None:
     """
-    Write `README.md` into a model folder.
+    Add to what a model folder knows about itself.
 
     Args:
-        folder: a model folder, with the run's `all_results.json` and `training.png` where there are any.
-        model_id: what users load the model by.
-        title, summary, training_data, limits, training_command: text, in Markdown.
-        dataset: name of the data set of the results, for the card's metadata.
-        reports: results of `evaluate_recognizer` or `evaluate_classifier` by a name for the condition ("test", "test,
-            noise 10 dB"); the first one's error rates or accuracy enter the metadata.
-        license_id: the model's licence on the Hub ("apache-2.0").
-        language: code of the language ("en").
+        card: the words of a recipe's `card` section (`WORDS`).
+        training: what the run was: `command`, `date`, `hardware`, `settings` and `results`.
+        evaluations: reports of `evaluate_recognizer` or `evaluate_classifier` by a name for the part and the
+            conditions ("AN4 test, noise at 10 dB").
+    """
+    facts = read_facts(folder)
+    for section, values in sections.items():
+        facts[section] |= {name: value for name, value in values.items() if value is not None}
+    # Lists of utterances are for whoever evaluates, not for a card.
+    long = ("failed", "confusions", "worst", "per_class", "labels", "confusion_matrix")
+    facts["evaluations"] = {
+        name: {key: value for key, value in report.items() if key not in long}
+        for name, report in facts["evaluations"].items()
+    }
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    Path(folder, FACTS).write_text(text, encoding="utf-8")
+
+
+def condition_name(corpus: str, split: str | None, gain_db: float = 0.0, noise_snr_db: float | None = None) -> str:
+    """A name for what was measured: "AN4 test, noise at 10 dB"."""
+    name = f"{corpus} {split}" if split else corpus
+    name += f", {gain_db:+g} dB" if gain_db else ""
+    return name if noise_snr_db is None else f"{name}, noise at {noise_snr_db:g} dB"
+
+
+def command_line() -> str | None:
+    """
+    The command that this process was started by, for cards: absolute paths, which tell of a machine and help nobody,
+    are cut to `PATH/name`. None where it was not a command (a notebook, an interpreter).
+    """
+    program = Path(sys.argv[0])
+    if program.stem == "hf-speechrec" or program.parts[-2:] == ("hf_speechrec", "__main__.py"):
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        command = ["hf-speechrec"] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}", "-m"]
+        command += [] if processes == 1 else ["hf_speechrec"]
+    elif program.suffix == ".py":
+        command = ["python", f"PATH/{program.name}" if program.is_absolute() else str(program)]
+    else:
+        return None
+    for argument in sys.argv[1:]:
+        name, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        command.append(name + equals + (f"PATH/{Path(value).name}" if Path(value).is_absolute() else value))
+    return shlex.join(command)
+
+
+def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Path:
+    """
+    Write `README.md` into a model folder from its facts, its config, its weights and its plots.
+
+    The results enter the metadata as `model-index`, the form for data sets of any kind. The Hub's newer
+    `.eval_results/*.yaml` is for data sets that are registered there as benchmarks (an `eval.yaml` of theirs, on the
+    Hub's list): a model page ignores it for all others, one's own recordings among them.
+
+    Args:
+        folder: a model folder.
+        model_id: what others load the model by; by default the folder's name.
 
     Returns:
         The card's path.
     """
     folder = Path(folder)
+    facts = read_facts(folder)
+    words, training, reports = facts["card"], facts["training"], facts["evaluations"]
     config = AutoConfig.from_pretrained(folder)
-    task = "audio-classification" if is_classifier(config) else "automatic-speech-recognition"
-    metrics = ["accuracy", "f1"] if is_classifier(config) else ["wer", "cer"]
-    first = next(iter(reports.values()), None)
-    results = None
-    if first is not None:
-        results = [
-            EvalResult(
-                task_type=task,
-                dataset_type=dataset.lower(),
-                dataset_name=dataset,
-                metric_type=metric,
-                metric_value=round(100 * first["macro_f1" if metric == "f1" else metric], 2),
-            )
-            for metric in metrics
-        ]
+    is_for_labels = is_classifier(config)
+    task = "audio-classification" if is_for_labels else "automatic-speech-recognition"
+    family = "BiLSTM classifier" if is_for_labels else "ResNet + BiGRU recogniser"
+    title = words.get("title") or f"{family}: {(model_id or folder.resolve().name).rpartition('/')[2]}"
+    results = [result for report in reports.values() for result in _eval_results(task, report, words.get("dataset"))]
     data = ModelCardData(
-        language=language,
-        license=license_id,
+        language=words.get("language"),
+        license=words.get("license"),
         library_name="transformers",
         pipeline_tag=task,
-        tags=["hf_speechrec", *([] if is_classifier(config) else ["ctc"]), config.model_type],
-        metrics=metrics,
+        tags=["hf_speechrec", *([] if is_for_labels else ["ctc"]), config.model_type],
+        datasets=words.get("datasets"),
+        metrics=["accuracy", "f1"] if is_for_labels else ["wer", "cer"],
         model_name=title if results else None,
-        eval_results=results,
+        eval_results=results or None,
     )
+    settings = [(name, getattr(config, name)) for name in SETTINGS if getattr(config, name, None) is not None]
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         title=title,
-        summary=summary,
-        labels=", ".join(config.id2label.values()) if is_classifier(config) else None,
-        model_id=model_id,
-        results=[row for name, report in reports.items() for row in _result_rows(name, report)],
-        training_data=training_data,
-        limits=limits,
-        training_command=training_command,
+        family=family,
+        labels=", ".join(config.id2label.values()) if is_for_labels else None,
+        model_id=model_id or folder.resolve().name,
+        **{name: words.get(name) for name in ("summary", "training_data", "limits")},
+        results=[row for name, report in reports.items() for row in _result_rows(name, report)] + _held_out(training),
+        training=training,
+        settings=settings + list(training.get("settings", {}).items()) + _results(training),
         plot="training.png" if (folder / "training.png").exists() else None,
         confusion_matrix="confusion_matrix.png" if (folder / "confusion_matrix.png").exists() else None,
-        settings=_settings(folder, config),
+        size=_size(folder / "model.safetensors"),
     )
     path = folder / "README.md"
     card.save(path)
     return path
 
 
+def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> list[EvalResult]:
+    if report["gain_db"] or report["noise_snr_db"] is not None:  # a page would show them as the data set's own
+        return []
+    name = report.get("corpus") or dataset or "a corpus of its own"
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=name.lower().replace(" ", "_"),
+            dataset_name=name,
+            dataset_split=report.get("split"),
+            metric_type=METRIC_TYPES.get(metric, metric),
+            metric_name=TITLES[metric],
+            metric_value=round(100 * report[metric], 2),
+        )
+        for metric in TITLES
+        if metric in report
+    ]
+
+
 def _result_rows(name: str, report: dict[str, Any]) -> list[dict[str, str]]:
-    how = f"`{report['command']}`, {report['date']}" if "command" in report else report["date"]
+    how = f"`{report['command']}`, {report['date']}" if report.get("command") else report["date"]
     rate, other = ("accuracy", "macro_f1") if "accuracy" in report else ("wer", "cer")
     low, high = report[f"{rate}_interval"]
     size = f"{report['words']} words" if "words" in report else f"{report['utterances']} utterances"
-    titles = {"wer": "WER", "cer": "CER", "accuracy": "accuracy", "macro_f1": "macro-F1"}
     rows = [
         {
-            "measure": f"{titles[rate]}, {name}",
+            "measure": f"{TITLES[rate]}, {name}",
             "value": f"{report[rate]:.2%} (95 % interval {low:.2%} to {high:.2%})",
             "how": f"{how}; {size}",
         }
     ]
     if not report["gain_db"] and report["noise_snr_db"] is None:
-        values = {f"{titles[other]}, {name}": f"{report[other]:.2%}"}
+        values = {f"{TITLES[other]}, {name}": f"{report[other]:.2%}"}
         if "expected_calibration_error" in report:
             values[f"expected calibration error, {name}"] = f"{report['expected_calibration_error']:.2%}"
         if report.get("right_accepted") is not None and report.get("wrong_accepted") is not None:
@@ -124,26 +211,39 @@ def _result_rows(name: str, report: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _settings(folder: Path, config) -> list[tuple[str, Any]]:
-    """Sizes and, where the run left them, its results."""
-    names = (
-        "conv_channels",
-        "num_residual_blocks",
-        "time_reduction",
-        "input_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "pooling",
-        "vocab_size",
-        "confidence_threshold",
-    )
-    settings = [(name, getattr(config, name)) for name in names if getattr(config, name, None) is not None]
-    results = folder / "all_results.json"
-    if results.exists():
-        values = json.loads(results.read_text(encoding="utf-8"))
-        settings += [
-            (name, round(values[name], 4))
-            for name in ("train_utterances", "train_hours", "epoch", "seed", "train_runtime", "train_loss")
-            if name in values
-        ]
-    return settings
+def _held_out(training: dict[str, Any]) -> list[dict[str, str]]:
+    """The training's own figures, on the speakers that it chose by."""
+    return [
+        {
+            "measure": f"{title}, held-out part of the training set",
+            "value": f"{training['results'][f'eval_{metric}']:.2%}",
+            "how": "by the training run, which chose its weights there",
+        }
+        for metric, title in TITLES.items()
+        if f"eval_{metric}" in training.get("results", {})
+    ]
+
+
+def _results(training: dict[str, Any]) -> list[tuple[str, Any]]:
+    names = ("train_utterances", "train_hours", "epoch", "train_runtime", "train_loss")
+    return [(name, round(training["results"][name], 4)) for name in names if name in training.get("results", {})]
+
+
+def _size(weights: Path) -> str | None:
+    if not weights.exists():
+        return None
+    with safe_open(weights, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  safetensors' own method
+    parameters = sum(math.prod(shape) for shape in shapes)
+    return f"{parameters / 1e6:.2f} M parameters, {weights.stat().st_size / 2**20:.1f} MiB on disk"
+
+
+__all__ = [
+    "FACTS",
+    "WORDS",
+    "command_line",
+    "condition_name",
+    "read_facts",
+    "render_model_card",
+    "update_facts",
+]

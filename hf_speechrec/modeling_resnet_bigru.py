@@ -25,6 +25,7 @@ BLANK_MARGIN = 8192.0  # log-odds of the blank in padded frames; float16 and bfl
 # a LayerNorm multiplies their gradient by 300, and two in a row drown what the rest of the batch has to say.
 NORM_EPS = 0.1
 TRAINING_CHUNKS = (4, 32)  # logit frames: 160 ms to 1.28 s after a 4-fold time reduction
+TRAINING_LOOKAHEAD = 6  # logit frames that are drawn at the most where half a chunk is less
 
 
 def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -200,9 +201,11 @@ class ResNetBiGruForCTC(PreTrainedModel):
     def _context(self) -> tuple[int, int]:
         """Chunk and look-ahead where the caller leaves them open."""
         if self.training and torch.rand(()) < self.config.chunked_training_probability:
+            # As many small chunks as large ones: they are the harder ones. The look-ahead may reach a little beyond
+            # half of a small chunk, which is dearer, but says more of what comes next.
             low, high = TRAINING_CHUNKS
-            chunk_frames = int(torch.randint(low, high + 1, ()))
-            return chunk_frames, int(torch.randint(chunk_frames // 2 + 1, ()))
+            chunk_frames = round(low * (high / low) ** float(torch.rand(())))
+            return chunk_frames, int(torch.randint(max(chunk_frames // 2, TRAINING_LOOKAHEAD) + 1, ()))
         return (0, 0) if self.training else (self.config.chunk_frames, self.config.lookahead_frames)
 
     def initial_states(self, batch_size: int) -> list[torch.Tensor]:

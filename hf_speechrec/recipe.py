@@ -13,6 +13,7 @@ from .augmentation import Augmentation
 from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
+from .model_card import WORDS
 from .text import TextNormalizer
 
 CONFIGS = {"ctc": ResNetBiGruConfig, "classification": BiLstmConfig}
@@ -27,14 +28,21 @@ class Recipe:
         corpus: what `read_corpus` or, for a classifier, `read_labelled_corpus` takes.
         task: "ctc", a recogniser, or "classification", one label an utterance.
         train_split: the part to train on.
+        streaming: whether a Hub data set is streamed rather than downloaded first; the training arguments then have to
+            say `max_steps`.
         held_out: speakers held out of it to choose by: a file with one a line (relative to the recipe), a share such
-            as 0.1, or nothing, in which case all is trained on and the last weights are kept.
+            as 0.1; or the name of another part of the corpus ("validation"); or nothing, in which case all is trained
+            on and the last weights are kept.
         exclude_speakers: speakers that are neither trained on nor chosen by.
         model_name_or_path: start from this checkpoint instead of from nothing; a classifier may also start from a
             plain PyTorch state dict (.pth).
         vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
         normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig` or
             `BiLstmConfig`, `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
+        card: what the model card says of the model and its data, see `model_card.WORDS`.
+        curriculum_epochs: so many epochs first hear the utterances as they are, without augmentation, and the first of
+            them from the shortest to the longest: CTC then leaves its plateau of blanks several times sooner (the order
+            is SortaGrad: Amodei et al., 2016, "Deep Speech 2").
         early_stopping_patience: evaluations without a better WER or accuracy after which to stop.
         training: arguments of transformers' `TrainingArguments`.
     """
@@ -42,6 +50,7 @@ class Recipe:
     corpus: str
     task: str = "ctc"
     train_split: str | None = None
+    streaming: bool = False
     held_out: str | float | None = None
     exclude_speakers: list[str] | None = None
     model_name_or_path: str | None = None
@@ -50,6 +59,8 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     features: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] | None = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    curriculum_epochs: int = 0
     early_stopping_patience: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
@@ -68,6 +79,7 @@ class Recipe:
             "model": config_class.__annotations__.keys() - derived,
             "features": inspect.signature(LogMelFeatureExtractor).parameters.keys() - figures,
             "augmentation": set(inspect.signature(Augmentation).parameters),
+            "card": set(WORDS),
         }
         for section in (*known, "training"):
             values = getattr(self, section)

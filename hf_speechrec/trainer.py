@@ -13,12 +13,14 @@ import torch
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import CONFIG_NAME
 
 from .collator import SpeechCollator
+from .model_card import render_model_card, update_facts
 
 logger = logging.getLogger(__name__)
 
-PARTIAL = ".partial"  # folder in which a checkpoint is written before it gets its name
+PARTIAL = "_partial"  # where a checkpoint is written before it gets its name; the Hub is never given a "_*"
 
 
 def training_arguments(
@@ -75,18 +77,22 @@ def training_arguments(
 
 class EpochSampler(LengthGroupedSampler):
     """
-    Batches of utterances of similar length, in an order that follows from seed and epoch alone.
+    Batches of utterances of similar length, in an order that follows from seed and epoch alone; in the first epoch from
+    the shortest to the longest where the trainer asks for it.
 
     transformers draws it from the global generator. A run resumed in mid-epoch would then see some utterances twice
     and others never, and so would the processes of a distributed run, whose generators drift apart.
     """
 
-    def __init__(self, sampler: LengthGroupedSampler, trainer: Trainer):
+    def __init__(self, sampler: LengthGroupedSampler, trainer: "SpeechTrainer"):
         super().__init__(sampler.batch_size, lengths=list(sampler.lengths), generator=torch.Generator())
         self.trainer = trainer
 
     def __iter__(self):
-        self.generator.manual_seed(self.trainer.args.seed + int(self.trainer.state.epoch or 0))
+        epoch = int(self.trainer.state.epoch or 0)
+        if self.trainer.shortest_first and epoch == 0:
+            return iter(sorted(range(len(self.lengths)), key=self.lengths.__getitem__))
+        self.generator.manual_seed(self.trainer.args.seed + epoch)
         return super().__iter__()
 
 
@@ -103,8 +109,13 @@ class CollatorEpoch(TrainerCallback):
 class SpeechTrainer(Trainer):
     """
     transformers' Trainer, but a checkpoint appears under its name only when it is whole, and the order of the
-    utterances does not depend on where a run was broken.
+    utterances does not depend on where a run was broken. It takes `shortest_first` beside transformers' arguments: the
+    first epoch goes from the shortest to the longest utterance.
     """
+
+    def __init__(self, *args, shortest_first: bool = False, **kwargs):
+        self.shortest_first = shortest_first
+        super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -113,6 +124,22 @@ class SpeechTrainer(Trainer):
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
         return str(Path(folder, PARTIAL)) if getattr(self, "_is_saving", False) else folder
+
+    def create_model_card(self, language=None, license=None, **kwargs) -> None:  # type: ignore[override]
+        """Our own card in place of transformers' draft, from the facts in the output folder."""
+        if self.is_world_process_zero():
+            update_facts(str(self.args.output_dir), card={"language": language, "license": license})
+            render_model_card(str(self.args.output_dir), self.hub_model_id)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if getattr(self, "_is_saving", False):  # it has no name yet, see `_save_checkpoint`
+            return
+        # transformers takes config and weights of the checkpoint only; the code that loads them lies beside them.
+        for file in Path(checkpoint_folder).glob("*.py"):
+            shutil.copyfile(file, Path(str(self.args.output_dir), file.name))
+        shutil.copyfile(Path(checkpoint_folder, CONFIG_NAME), Path(str(self.args.output_dir), CONFIG_NAME))
+        self.create_model_card()
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         output_dir = Path(super()._get_output_dir(trial))
@@ -136,6 +163,8 @@ class SpeechTrainer(Trainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
 
 
 def _publish(partial: Path, final: Path) -> None:
@@ -168,13 +197,14 @@ def checkpoint_to_resume(args: TrainingArguments, output_dir: Path) -> str | Non
 def save_run(trainer: SpeechTrainer, output_dir: Path, metrics: dict[str, float]) -> None:
     partial = output_dir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
+    trainer.save_model(str(partial), _internal_call=True)  # without a push of its own
     trainer.state.save_to_json(str(partial / "trainer_state.json"))
     (partial / "all_results.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
     plot_history(trainer.state.log_history, partial / "training.png")
     for file in sorted(partial.iterdir()):
         file.replace(output_dir / file.name)
     partial.rmdir()
+    trainer.create_model_card()
 
 
 def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> None:

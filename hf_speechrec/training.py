@@ -1,17 +1,22 @@
 """A recipe → a trained model folder: corpus, model, transformers' Trainer, results and a plot."""
 
+import datetime
 import logging
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
+import transformers
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from .augmentation import Augmentation
 from .corpora import read_corpus
 from .corpus_rows import CorpusError, select_speakers, split_held_out
 from .labelled_corpora import read_labelled_corpus
+from .model_card import command_line, update_facts
 from .recipe import Recipe
 from .trainer import CollatorEpoch, SpeechTrainer, checkpoint_to_resume, save_run, training_arguments
 from .training_classifier import classifier_parts
@@ -19,6 +24,7 @@ from .training_recognizer import recognizer_parts
 
 logger = logging.getLogger(__name__)
 
+SHUFFLE_BUFFER = 1000  # utterances of a stream that are mixed
 METRICS = {"ctc": "wer", "classification": "accuracy"}
 
 
@@ -45,16 +51,20 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     # Before anything random: weights, the held-out draw and the augmentation all follow the seed.
     torch.manual_seed(args.seed)
 
-    read, parts_of = (
-        (read_corpus, recognizer_parts) if recipe.task == "ctc" else (read_labelled_corpus, classifier_parts)
-    )
-    corpus = read(recipe.corpus, recipe.train_split, exclude_speakers=recipe.exclude_speakers)
-    train_set, eval_set = _hold_out(corpus, recipe, args.seed)
+    train_set, eval_set = _read(recipe, args.seed)
+    parts_of = recognizer_parts if recipe.task == "ctc" else classifier_parts
     augmentation = None if recipe.augmentation is None else Augmentation(**recipe.augmentation)
     parts = parts_of(recipe, train_set, eval_set, augmentation, args.seed)
     train_set, eval_set = parts.train_set, parts.eval_set
     if augmentation is not None:
-        train_set = train_set.add_column("augment", [True] * len(train_set))
+        train_set = _marked(train_set)
+    if recipe.streaming:
+        if args.max_steps <= 0:
+            raise ValueError("a stream has no end: expected max_steps in the recipe's training section")
+        train_set = train_set.shuffle(seed=args.seed, buffer_size=SHUFFLE_BUFFER)
+        # Each process reads its own part; sent by the first one, batches of different length would not fit together.
+        setattr(args.accelerator_config, "dispatch_batches", False)  # noqa: B010  typed as what it was given as
+    parts.data_collator.plain_epochs = recipe.curriculum_epochs
     callbacks: list[TrainerCallback] = [CollatorEpoch(parts.data_collator)]
     if eval_set is not None and recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -69,20 +79,24 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         compute_metrics=parts.compute_metrics,
         preprocess_logits_for_metrics=parts.preprocess_logits_for_metrics,
         callbacks=callbacks,
+        shortest_first=recipe.curriculum_epochs > 0,
     )
-    seconds = sum(train_set["duration"])
+    size = _size(train_set)
     if trainer.is_world_process_zero():
         logger.info(
-            "Training %s: %.1f M parameters, %d utterances (%.2f h) on %s",
+            "Training %s: %.1f M parameters, %s on %s",
             type(parts.model).__name__,
             parts.model.num_parameters() / 1e6,
-            len(train_set),
-            seconds / 3600,
+            f"{size['train_utterances']} utterances ({size['train_hours']:.2f} h)" if size else "a stream",
             args.device,
         )
+        output_dir.mkdir(parents=True, exist_ok=True)
+        update_facts(output_dir, card=recipe.card, training=_facts(args))
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, output_dir))
-    metrics = {**result.metrics, "train_utterances": len(train_set), "train_hours": seconds / 3600, "seed": args.seed}
-    metrics["audio_seconds_per_second"] = seconds * args.num_train_epochs / result.metrics["train_runtime"]
+    metrics = {**result.metrics, **size, "seed": args.seed}
+    if size:
+        heard = 3600 * size["train_hours"] * result.metrics["epoch"]
+        metrics["audio_seconds_per_second"] = heard / result.metrics["train_runtime"]
     if parts.data_collator.unreadable:
         metrics["unreadable_files"] = len(parts.data_collator.unreadable)
         logger.warning("%d files could not be read while training", len(parts.data_collator.unreadable))
@@ -91,24 +105,76 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         if parts.finish is not None:
             parts.finish(trainer, eval_set, output_dir)
     if trainer.is_world_process_zero():
+        update_facts(output_dir, training={"results": metrics})
         save_run(trainer, output_dir, metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     return output_dir
 
 
-def _hold_out(corpus: datasets.Dataset, recipe: Recipe, seed: int):
+def _facts(args) -> dict[str, Any]:
+    """What a card says of the run."""
+    device = torch.cuda.get_device_name() if args.device.type == "cuda" else platform.machine()
+    workers = f"{args.world_size} processes" if args.world_size > 1 else f"{torch.get_num_threads()} threads"
+    return {
+        "command": command_line(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{args.device.type} ({device}, {workers})",
+        "settings": {
+            "learning_rate": args.learning_rate,
+            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            "warmup_steps": args.warmup_steps,
+            "weight_decay": args.weight_decay,
+            "batch size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "seed": args.seed,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _marked(train_set):
+    """With the column that asks the collator to augment."""
+    if isinstance(train_set, datasets.IterableDataset):
+        return train_set.map(lambda _: {"augment": True})
+    return train_set.add_column("augment", [True] * len(train_set))
+
+
+def _size(train_set) -> dict[str, float]:
+    if isinstance(train_set, datasets.IterableDataset):
+        return {}
+    return {"train_utterances": len(train_set), "train_hours": sum(train_set["duration"]) / 3600}
+
+
+def _read(recipe: Recipe, seed: int):
     """The part to train on and the part to choose by (or None)."""
+    read: Callable = read_corpus if recipe.task == "ctc" else read_labelled_corpus
+    corpus = read(
+        recipe.corpus, recipe.train_split, exclude_speakers=recipe.exclude_speakers, streaming=recipe.streaming
+    )
+    if recipe.streaming and not isinstance(corpus, datasets.IterableDataset):
+        raise CorpusError(f"{recipe.corpus}: only a Hub data set, or a folder in its form, can be streamed")
     held_out = recipe.held_out
     if held_out in (None, "", "none", 0):
         return corpus, None
     try:
-        return split_held_out(corpus, float(held_out), seed)
-    except ValueError as error:
-        if isinstance(error, CorpusError):
-            raise
+        share = float(held_out)
+    except ValueError:
+        share = None
+    if share is not None and not recipe.streaming:
+        return split_held_out(corpus, share, seed)
     path = next((p for p in (recipe.folder / str(held_out), Path(str(held_out))) if p.exists()), None)
+    if share is not None or (path is not None and recipe.streaming):
+        raise CorpusError(f"{held_out}: of a stream no speakers can be held out; expected the name of another part")
     if path is None:
-        raise CorpusError(f"{held_out}: expected a file of held-out speakers or a share such as 0.1")
+        try:
+            return corpus, read(recipe.corpus, str(held_out), exclude_speakers=recipe.exclude_speakers)
+        except CorpusError as error:
+            raise CorpusError(
+                f"{held_out}: expected a file of held-out speakers, a share such as 0.1, or a part of the corpus "
+                f"({error})"
+            ) from None
     names = set(path.read_text(encoding="utf-8").split())
     try:
         held = select_speakers(corpus, names)

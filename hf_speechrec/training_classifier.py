@@ -14,6 +14,7 @@ from .collator import AudioClassificationCollator
 from .configuration_bilstm import BiLstmConfig
 from .corpus_rows import warn_of
 from .evaluation_classifier import choose_threshold, classification_rates, plot_confusion_matrix, softmax
+from .hub_corpora import streamed_values
 from .loading import load_model
 from .modeling_bilstm import BiLstmForAudioClassification
 from .recipe import Recipe
@@ -26,7 +27,8 @@ def classifier_parts(
     recipe: Recipe, train_set, eval_set, augmentation: Augmentation | None, seed: int
 ) -> TrainingParts:
     """What a Trainer needs to train a classifier on a corpus of labelled recordings."""
-    labels = sorted(set(train_set["label"]))
+    said = streamed_values(recipe.corpus, recipe.train_split, "label") if recipe.streaming else train_set["label"]
+    labels = sorted(set(said))
     if len(labels) < 2:
         raise ValueError(f"{recipe.corpus}: expected at least two labels to tell apart, got {', '.join(labels)}")
     extractor, model = _extractor_and_model(recipe, train_set, labels)

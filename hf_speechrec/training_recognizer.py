@@ -4,6 +4,7 @@ import logging
 from itertools import pairwise
 from typing import cast
 
+import datasets
 import torch
 from transformers import Wav2Vec2Processor
 
@@ -12,6 +13,7 @@ from .collator import CTCCollator
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .corpus_rows import CorpusError, warn_of
 from .evaluation import frame_predictions, trainer_metrics
+from .hub_corpora import NAMED_PROBLEMS, streamed_values
 from .loading import load_model
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .recipe import Recipe
@@ -37,10 +39,16 @@ def recognizer_parts(
     )
 
 
+def _texts(recipe: Recipe, train_set):
+    if recipe.streaming:
+        return streamed_values(recipe.corpus, recipe.train_split, "text")
+    return train_set["text"]
+
+
 def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, ResNetBiGruForCTC, TextNormalizer]:
     if recipe.model_name_or_path is None:
         normalizer = TextNormalizer(**recipe.normalizer)
-        tokenizer = build_tokenizer(map(normalizer, train_set["text"]), recipe.vocabulary or "char")
+        tokenizer = build_tokenizer(map(normalizer, _texts(recipe, train_set)), recipe.vocabulary or "char")
         extractor = fitted_feature_extractor(train_set, **recipe.features)
         config = ResNetBiGruConfig(
             vocab_size=len(tokenizer),
@@ -63,7 +71,7 @@ def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, 
     if vocabulary == "keep":
         return processor, model, stored
     normalizer = TextNormalizer(**(stored.to_dict() | recipe.normalizer))
-    texts = [normalizer(text) for text in train_set["text"]]
+    texts = [normalizer(text) for text in _texts(recipe, train_set)]
     old = processor.tokenizer
     if vocabulary == "extend":
         pieces = [piece for piece, _ in sorted(old.get_vocab().items(), key=lambda item: item[1])][3:]
@@ -103,6 +111,7 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
     tokenizer = processor.tokenizer
     rate = processor.feature_extractor.sampling_rate
     problems: list[str] = []
+    is_stream = isinstance(dataset, datasets.IterableDataset)
 
     def is_usable(row: dict) -> bool:
         text = normalizer(row["text"])
@@ -119,8 +128,12 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
         else:
             return True
         problems.append(f"{row.get('path') or text[:40]}: {problem}")
+        if is_stream and len(problems) <= NAMED_PROBLEMS:
+            logger.warning("training: left out %s", problems[-1])
         return False
 
+    if is_stream:  # read as it comes: nobody knows how many there will be
+        return dataset.filter(is_usable)
     usable = dataset.select([i for i, row in enumerate(dataset) if is_usable(row)])
     warn_of(problems, len(dataset), "training")
     if len(usable) == 0:

@@ -30,7 +30,7 @@ def decibels(signal: np.ndarray, noise: np.ndarray) -> float:
 
 
 def test_nothing_asked_is_nothing_done(speech):
-    np.testing.assert_array_equal(NOTHING.waveform(speech), speech)
+    np.testing.assert_array_equal(NOTHING.waveform(speech, RATE), speech)
     features = torch.randn(50, 80)
     assert torch.equal(NOTHING.features(features), features)
 
@@ -40,14 +40,14 @@ def test_nothing_asked_is_nothing_done(speech):
 
 @pytest.mark.parametrize("speed", [0.8, 0.9, 1.1, 2.0])
 def test_speed_changes_length_and_pitch_by_its_factor(speed):
-    changed = replace(NOTHING, speeds=[speed]).waveform(tone(1000))
+    changed = replace(NOTHING, speeds=[speed]).waveform(tone(1000), RATE)
     assert len(changed) == pytest.approx(RATE / speed, abs=1)
     assert strongest_frequency(changed) == pytest.approx(1000 * speed, abs=2)
 
 
 def test_every_speed_is_drawn():
     augmentation = replace(NOTHING, speeds=[0.9, 1.0, 1.1])
-    lengths = {len(augmentation.waveform(tone(440, 0.1))) for _ in range(40)}
+    lengths = {len(augmentation.waveform(tone(440, 0.1), RATE)) for _ in range(40)}
     assert lengths == {1778, 1600, 1455}  # 1600 samples over 0.9, 1 and 1.1, rounded up
 
 
@@ -55,7 +55,7 @@ def test_gain_stays_in_its_range_and_fills_it(speech):
     augmentation = replace(NOTHING, gain_db=12.0)
     gains = []
     for _ in range(200):
-        changed = augmentation.waveform(speech)
+        changed = augmentation.waveform(speech, RATE)
         gains.append(decibels(changed, speech))
         np.testing.assert_allclose(changed, speech * 10 ** (gains[-1] / 20), atol=1e-5)
     assert -12 <= min(gains) < -11
@@ -65,14 +65,14 @@ def test_gain_stays_in_its_range_and_fills_it(speech):
 
 @pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
 def test_noise_reaches_the_ratio_that_was_asked_for(speech, snr):
-    changed = replace(NOTHING, noise_probability=1.0, noise_snr_db=(snr, snr)).waveform(speech)
+    changed = replace(NOTHING, noise_probability=1.0, noise_snr_db=(snr, snr)).waveform(speech, RATE)
     assert changed.dtype == np.float32
     assert decibels(speech, changed - speech) == pytest.approx(snr, abs=0.05)
 
 
 def test_ratios_are_drawn_from_their_range(speech):
     augmentation = replace(NOTHING, noise_probability=1.0, noise_snr_db=(5.0, 25.0))
-    ratios = [decibels(speech, augmentation.waveform(speech) - speech) for _ in range(60)]
+    ratios = [decibels(speech, augmentation.waveform(speech, RATE) - speech) for _ in range(60)]
     assert 4.95 < min(ratios) < 8
     assert 22 < max(ratios) < 25.05
 
@@ -80,13 +80,13 @@ def test_ratios_are_drawn_from_their_range(speech):
 def test_the_share_of_noisy_utterances():
     augmentation = replace(NOTHING, noise_probability=0.3)
     samples = tone(440, 0.02)
-    noisy = sum(not np.array_equal(augmentation.waveform(samples), samples) for _ in range(500))
+    noisy = sum(not np.array_equal(augmentation.waveform(samples, RATE), samples) for _ in range(500))
     assert 110 < noisy < 190
 
 
 def test_the_utterance_itself_is_not_changed(speech):
     before = speech.copy()
-    Augmentation(noise_probability=1.0).waveform(speech)
+    Augmentation(noise_probability=1.0).waveform(speech, RATE)
     np.testing.assert_array_equal(speech, before)
 
 
@@ -96,7 +96,7 @@ def test_draws_follow_torchs_seed(speech):
 
     def draw(seed: int) -> tuple[np.ndarray, torch.Tensor]:
         torch.manual_seed(seed)
-        return augmentation.waveform(speech), augmentation.features(features)
+        return augmentation.waveform(speech, RATE), augmentation.features(features)
 
     (waveform, masked), (same_waveform, same_masked), (other_waveform, other_masked) = draw(1), draw(1), draw(2)
     np.testing.assert_array_equal(waveform, same_waveform)
@@ -109,7 +109,7 @@ def test_draws_follow_torchs_seed(speech):
 def test_silence_and_a_single_sample_stay_finite(samples):
     augmentation = Augmentation(noise_probability=1.0)
     for _ in range(10):
-        changed = augmentation.waveform(samples)
+        changed = augmentation.waveform(samples, RATE)
         assert len(changed) > 0
         assert np.isfinite(changed).all()
 
@@ -136,7 +136,7 @@ def with_folder(folder: str) -> Augmentation:
 
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 10.0], ids=["shorter", "as long", "longer"])
 def test_noise_comes_from_the_folder(tmp_path, speech, seconds):
-    noise = with_folder(noise_folder(tmp_path, hum=tone(3000, seconds))).waveform(speech) - speech
+    noise = with_folder(noise_folder(tmp_path, hum=tone(3000, seconds))).waveform(speech, RATE) - speech
     assert strongest_frequency(noise) == pytest.approx(3000, abs=5)
     assert decibels(speech, noise) == pytest.approx(10, abs=0.05)
 
@@ -145,7 +145,7 @@ def test_every_recording_of_the_folder_is_drawn_and_from_any_place(tmp_path):
     rising = np.sin(np.cumsum(np.linspace(0.2, 1.2, RATE * 4))).astype(np.float32)
     augmentation = with_folder(noise_folder(tmp_path, low=tone(100), rising=rising))
     samples = tone(6000, 0.1)
-    found = [strongest_frequency(augmentation.waveform(samples) - samples) for _ in range(40)]
+    found = [strongest_frequency(augmentation.waveform(samples, RATE) - samples) for _ in range(40)]
     assert 5 < sum(frequency < 200 for frequency in found) < 35
     assert len({round(frequency, -2) for frequency in found if frequency > 200}) > 5
 
@@ -155,7 +155,7 @@ def test_a_silent_or_unreadable_recording_is_replaced_by_made_noise(tmp_path, sp
     noise_folder(tmp_path, bad=np.zeros(RATE))
     if content == "a letter":
         (tmp_path / "bad/noise.wav").write_text("Dear Sir")
-    changed = with_folder(str(tmp_path)).waveform(speech)
+    changed = with_folder(str(tmp_path)).waveform(speech, RATE)
     assert np.isfinite(changed).all()
     assert decibels(speech, changed - speech) == pytest.approx(10, abs=0.05)
 
