@@ -19,6 +19,7 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name
     ".m4a",
     ".webm",
 }
+MAX_COMMAND_SECONDS = 30.0  # one label fits a command, not a recording of minutes
 # The largest value that a file may claim: a corrupt float file can hold finite nonsense that would drown everything.
 MAX_AMPLITUDE = 1e6
 
@@ -88,6 +89,12 @@ def audio_files(sources: Iterable[str | PathLike]) -> list[str]:
             raise AudioError(f"{source}: expected recordings, found none ({', '.join(sorted(SUFFIXES))})")
         files += found
     return files
+
+
+def source_name(source) -> str:
+    """What a person calls a source of `read_audio`, or an array."""
+    path = source.get("path") if isinstance(source, dict) else source
+    return str(path) if isinstance(path, str | PathLike) else "audio"
 
 
 def row_source(row: dict):

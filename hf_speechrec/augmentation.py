@@ -32,6 +32,8 @@ class Augmentation:
         time_masks, time_mask_frames, time_mask_share: SpecAugment's masks along time: their number, the most frames
             of each, and the largest share of an utterance that one may take (Park et al., 2019).
         mel_masks, mel_mask_bins: SpecAugment's masks along the mel bins: their number and the most bins of each.
+        mel_warp: the mel axis is stretched or pressed by a draw from [-mel_warp, mel_warp], as by a shorter or longer
+            vocal tract (Jaitly & Hinton, 2013): for corpora of few speakers.
     """
 
     speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
@@ -48,6 +50,7 @@ class Augmentation:
     time_mask_share: float = 0.15
     mel_masks: int = 2
     mel_mask_bins: int = 15
+    mel_warp: float = 0.0
 
     def __post_init__(self):
         if not self.speeds or min(self.speeds) <= 0:
@@ -90,7 +93,14 @@ class Augmentation:
         return (self._noise(length, sampling_rate) * 10 ** (level / 20)).numpy()
 
     def features(self, features: torch.Tensor) -> torch.Tensor:
-        """SpecAugment of one utterance: (frames, mels). Masks hold 0, the mean of normalised features."""
+        """A warp of one utterance's mel axis, and SpecAugment: (frames, mels). Masks hold 0, the normalised mean."""
+        if self.mel_warp:
+            mels = features.shape[1]
+            positions = torch.arange(mels) * (1 + self.mel_warp * float(2 * torch.rand(()) - 1))
+            positions = positions.clamp(max=mels - 1)
+            below = positions.long()
+            share = positions - below
+            features = features[:, below].lerp(features[:, (below + 1).clamp(max=mels - 1)], share)
         spectrogram = features.T[None]  # (1, mels, frames)
         for _ in range(self.mel_masks):
             spectrogram = self._mel_mask(spectrogram)

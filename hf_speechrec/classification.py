@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AudioClassificationPipeline
 
-from .audio import AudioError, read_audio
-from .labelled_corpora import MAX_SECONDS
+from .audio import MAX_COMMAND_SECONDS, AudioError, read_audio, source_name
 from .loading import load_classifier
 
 
@@ -67,13 +66,12 @@ def classify(
 
 
 def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None]:
-    path = source.get("path") if isinstance(source, dict) else source
-    name = str(path) if isinstance(path, str | PathLike) else "audio"
+    name = source_name(source)
     try:
         samples = source if isinstance(source, np.ndarray) else read_audio(source, sampling_rate)
         seconds = len(samples) / sampling_rate
-        if seconds > MAX_SECONDS:
-            raise AudioError(f"{name}: expected a command of at most {MAX_SECONDS:g} s, got {seconds:.1f} s")
+        if seconds > MAX_COMMAND_SECONDS:
+            raise AudioError(f"{name}: expected a command of at most {MAX_COMMAND_SECONDS:g} s, got {seconds:.1f} s")
     except AudioError as error:
         return Classification(name, error=str(error)), None
     return Classification(name, duration=seconds), samples

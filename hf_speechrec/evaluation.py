@@ -159,23 +159,15 @@ def evaluate_recognizer(
         features, model and decoding).
     """
     normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
-    sampling_rate = recognizer.feature_extractor.sampling_rate
     if "duration" in dataset.column_names:
         dataset = dataset.sort("duration")
     failed: list[str] = []
     references: list[str] = []
 
     def recordings() -> Iterator[np.ndarray]:
-        for i, row in enumerate(tqdm(dataset, desc="Evaluating", unit="utt", leave=False, disable=None)):
-            try:
-                samples = read_audio(row_source(row), sampling_rate)
-            except AudioError as error:
-                failed.append(str(error))
-                continue
-            if noise_snr_db is not None:
-                samples = add_noise(samples, noise_snr_db, seed=i)
+        for row, samples in conditioned(dataset, recognizer, failed, gain_db, noise_snr_db):
             references.append(normalizer(row["text"]))
-            yield samples * np.float32(10 ** (gain_db / 20))
+            yield samples
 
     start = time.perf_counter()
     transcripts = list(transcribe(recordings(), recognizer, batch_size=batch_size))
@@ -197,11 +189,36 @@ def evaluate_recognizer(
             for i in worst
             if errors[i]
         ],
+        **circumstances(recognizer, seconds, elapsed, gain_db, noise_snr_db),
+    }
+
+
+def conditioned(
+    dataset: datasets.Dataset, model, failed: list[str], gain_db: float, noise_snr_db: float | None
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """
+    The rows of a corpus with their samples (samples,) at the rate of a pipeline, in noise (the same for a row in every
+    run) and at another volume. What cannot be read is left out and named in `failed`.
+    """
+    for i, row in enumerate(tqdm(dataset, desc="Evaluating", unit="utt", leave=False, disable=None)):
+        try:
+            samples = read_audio(row_source(row), model.feature_extractor.sampling_rate)
+        except AudioError as error:
+            failed.append(str(error))
+            continue
+        if noise_snr_db is not None:
+            samples = add_noise(samples, noise_snr_db, seed=i)
+        yield row, samples * np.float32(10 ** (gain_db / 20))
+
+
+def circumstances(model, seconds: float, elapsed: float, gain_db: float, noise_snr_db: float | None) -> dict[str, Any]:
+    """What a report says of how its figures came about: of `seconds` of audio in `elapsed` seconds by a pipeline."""
+    return {
         "audio_seconds": round(seconds, 2),
         "real_time_factor": elapsed / seconds,
         "gain_db": gain_db,
         "noise_snr_db": noise_snr_db,
-        "hardware": f"{recognizer.device.type}, {torch.get_num_threads()} threads, {platform.machine()}",
+        "hardware": f"{model.device.type}, {torch.get_num_threads()} threads, {platform.machine()}",
         "date": datetime.date.today().isoformat(),
     }
 

@@ -1,8 +1,6 @@
 """How well a classifier tells labels apart, and what its confidence is worth."""
 
-import datetime
 import os
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,12 +9,9 @@ import datasets
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
-from tqdm.auto import tqdm
 
-from .audio import AudioError, read_audio, row_source
-from .augmentation import add_noise
 from .classification import classify
-from .evaluation import bootstrap_interval
+from .evaluation import bootstrap_interval, circumstances, conditioned
 
 CALIBRATION_BINS = 15
 ACCEPTED_SHARE = 0.95  # of the right answers on held-out speakers reach the confidence threshold
@@ -86,24 +81,16 @@ def evaluate_classifier(
         read, and labels that the model does not have), `audio_seconds`, and `real_time_factor`.
     """
     config = classifier.model.config
-    sampling_rate = classifier.feature_extractor.sampling_rate
     failed: list[str] = []
     truth: list[str] = []
 
     def recordings() -> Iterator[np.ndarray]:
-        for i, row in enumerate(tqdm(dataset, desc="Evaluating", unit="clip", leave=False, disable=None)):
+        for row, samples in conditioned(dataset, classifier, failed, gain_db, noise_snr_db):
             if row["label"] not in config.label2id:
-                failed.append(f"{row.get('path', i)}: the label {row['label']!r} is none of the model's")
-                continue
-            try:
-                samples = read_audio(row_source(row), sampling_rate)
-            except AudioError as error:
-                failed.append(str(error))
-                continue
-            if noise_snr_db is not None:
-                samples = add_noise(samples, noise_snr_db, seed=i)
-            truth.append(row["label"])
-            yield samples * np.float32(10 ** (gain_db / 20))
+                failed.append(f"{row.get('path', 'a row')}: the label {row['label']!r} is none of the model's")
+            else:
+                truth.append(row["label"])
+                yield samples
 
     start = time.perf_counter()
     results = list(classify(recordings(), classifier, top_k=1, batch_size=batch_size))
@@ -131,12 +118,7 @@ def evaluate_classifier(
         "wrong_accepted": _share(confidences[~is_right], threshold),
         "utterances": len(truth),
         "failed": failed,
-        "audio_seconds": round(seconds, 2),
-        "real_time_factor": elapsed / seconds,
-        "gain_db": gain_db,
-        "noise_snr_db": noise_snr_db,
-        "hardware": f"{classifier.device.type}, {torch.get_num_threads()} threads, {platform.machine()}",
-        "date": datetime.date.today().isoformat(),
+        **circumstances(classifier, seconds, elapsed, gain_db, noise_snr_db),
     }
 
 

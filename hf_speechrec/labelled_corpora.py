@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 from torch.utils.data import Dataset
 
-from .audio import SUFFIXES
+from .audio import MAX_COMMAND_SECONDS, SUFFIXES
 from .corpus_rows import (
     DOWNLOAD_FOLDER,
     CorpusError,
@@ -21,7 +21,6 @@ from .corpus_rows import (
 )
 from .hub_corpora import hub_dataset, is_hub_dataset
 
-MAX_SECONDS = 30.0  # one label fits a command, not a recording of minutes
 TEST_SHARE = 0.2  # of a folder that comes without parts
 SPLIT_SEED = 0
 FSDD_TEST = range(5)  # the data set's own split: each speaker's first five recordings of a digit
@@ -71,13 +70,13 @@ def read_labelled_corpus(
     if str(source) == "speech_commands" and not path.exists():
         path = _downloaded_speech_commands()
     if is_hub_dataset(str(source)):
-        dataset = hub_dataset(str(source), split, "label", streaming, MAX_SECONDS)
+        dataset = hub_dataset(str(source), split, "label", streaming, MAX_COMMAND_SECONDS)
     elif path.exists():
         try:
             rows, problems, drawn = _local_rows(path, split)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise CorpusError(f"{source}: expected tables of UTF-8 text that can be read ({error})") from None
-        dataset = measured(*_without_contradictions(rows, problems), str(source), "label", MAX_SECONDS)
+        dataset = measured(*_without_contradictions(rows, problems), str(source), "label", MAX_COMMAND_SECONDS)
     else:
         raise CorpusError(f"{source}: no such file or folder, and neither `speech_commands` nor a Hub data set's id")
     if drawn:

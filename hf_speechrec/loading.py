@@ -1,5 +1,6 @@
 """A bundled name, a folder or an id on the Hub → a model with what it needs, or one clear error."""
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from transformers import (
 )
 
 from .configuration_bilstm import BiLstmConfig
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
 DEFAULT_RECOGNIZER = "an4"
@@ -38,13 +41,22 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
         bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir()))
         raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
     try:
-        if is_classifier(AutoConfig.from_pretrained(name)):
+        config = AutoConfig.from_pretrained(name)
+        _warn_of_unknown_keys(model, config)
+        if is_classifier(config):
             return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
         return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
     except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
         raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
+
+
+def _warn_of_unknown_keys(model: str | PathLike, config) -> None:
+    """A key of a newer version, or a slip of the pen: transformers keeps it and says nothing."""
+    known = type(config)().to_dict().keys() | {"auto_map", "id2label", "label2id", "num_labels", "dtype"}
+    if unknown := sorted(config.to_dict().keys() - known):
+        logger.warning("%s: its config has %s, which this version does not know", model, ", ".join(unknown))
 
 
 def is_classifier(config) -> bool:

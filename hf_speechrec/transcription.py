@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AutomaticSpeechRecognitionPipeline
 
-from .audio import AudioError, read_audio
+from .audio import AudioError, read_audio, source_name
 from .loading import load_recognizer
 
 CHUNK_SECONDS = 30.0  # longer recordings are cut into chunks that overlap by a sixth on either side
@@ -62,12 +62,9 @@ def transcribe(
 
 
 def _read(source, sampling_rate: int) -> tuple[Transcript, np.ndarray | None]:
-    if isinstance(source, np.ndarray):
-        return Transcript("array", duration=len(source) / sampling_rate), source
-    path = source.get("path") if isinstance(source, dict) else source
-    name = "audio" if isinstance(path, bytes) or path is None else str(path)
+    name = source_name(source)
     try:
-        samples = read_audio(source, sampling_rate)
+        samples = source if isinstance(source, np.ndarray) else read_audio(source, sampling_rate)
     except AudioError as error:
         return Transcript(name, error=str(error)), None
     return Transcript(name, duration=len(samples) / sampling_rate), samples

@@ -6,12 +6,13 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_server import Hub, running_hub
 from hypothesis import settings
 from small_runs import tiny_recipe
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
@@ -82,6 +83,20 @@ def classifier(speech_commands, tmp_path_factory) -> Path:
         per_device_train_batch_size=9,
     )
     return train(recipe, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def local_server(tmp_path_factory) -> Iterator[Hub]:
+    """A Hub on loopback, whose address stays the same; its clients run in processes of their own."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def local_hub(local_server) -> Hub:
+    """The same, empty."""
+    local_server.clear()
+    return local_server
 
 
 @pytest.fixture(scope="session")

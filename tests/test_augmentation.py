@@ -170,6 +170,34 @@ def test_a_folder_without_recordings_is_an_error(tmp_path, name):
 # Noise that is made
 
 
+def test_a_warp_moves_a_peak_along_the_mels():
+    features = torch.zeros(3, 40)
+    features[:, 20] = 1.0
+    augmentation = replace(NOTHING, mel_warp=0.2)
+    peaks = {int(augmentation.features(features)[0].argmax()) for _ in range(80)}
+    assert min(peaks) in (16, 17, 18)  # 20 / 1.2 is 16.7
+    assert max(peaks) in (23, 24, 25)  # 20 / 0.8 is 25
+    assert replace(NOTHING, mel_warp=0.0).features(features).equal(features)
+    ramp = torch.arange(40.0).expand(2, 40)
+    warped = augmentation.features(ramp)[0]
+    torch.testing.assert_close(warped.diff()[:30], warped.diff()[:1].expand(30))  # evenly
+    assert warped[0] == 0
+
+
+def test_nothing_said_is_silence_or_quiet_noise():
+    augmentation = Augmentation()
+    levels = []
+    for _ in range(60):
+        samples = augmentation.empty(RATE, RATE)
+        assert samples.shape == (RATE,)
+        assert samples.dtype == np.float32
+        levels.append(float(np.sqrt(np.square(samples).mean())))
+    silent = sum(level == 0 for level in levels)
+    assert 15 < silent < 45
+    loud = [20 * np.log10(level) for level in levels if level]
+    assert -81 < min(loud) < max(loud) < -29
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0], ids=["white", "pink", "brown"])
 def test_the_slope_of_coloured_noise(exponent):
     noise = coloured_noise(2**17, exponent)

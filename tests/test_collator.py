@@ -1,5 +1,7 @@
 """Batches: padded features, masks and labels, and a run that goes on past a file that cannot be read."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,24 @@ def test_only_rows_that_ask_for_it_are_augmented(processor, rows):
         assert frames[i] == (-(-samples // 320) if i % 2 == 0 else -(-samples // 160))
     # A corpus for evaluation has no such column.
     assert collator(rows)["attention_mask"].sum(-1).tolist() == [frames_of(row) for row in rows]
+
+
+def test_the_first_epochs_hear_utterances_as_they_are(processor, rows):
+    collator = CTCCollator(processor, TextNormalizer(), TWICE_AS_FAST)
+    collator.plain_epochs = 2
+    asked = [{**row, "augment": True} for row in rows]
+    plain = [frames_of(row) for row in rows]
+    for epoch, expected in ((0, plain), (1, plain), (2, None)):
+        collator.epoch.fill_(epoch)
+        frames = collator(asked)["attention_mask"].sum(-1).tolist()
+        assert frames == expected if expected else sum(frames) < 0.6 * sum(plain)
+
+
+def test_an_utterance_replaced_by_silence_has_no_words(processor, rows):
+    nothing = replace(TWICE_AS_FAST, speeds=[1.0], empty_probability=1.0)
+    batch = CTCCollator(processor, TextNormalizer(), nothing)([{**row, "augment": True} for row in rows])
+    assert batch["labels"].numel() == 0
+    assert batch["attention_mask"].sum(-1).tolist() == [frames_of(row) for row in rows]
 
 
 def test_without_augmentation_the_column_changes_nothing(collator, rows):

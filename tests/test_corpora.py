@@ -372,7 +372,8 @@ def test_a_streamed_hub_data_set(hub):
     assert isinstance(corpus, datasets.IterableDataset)
     rows = list(corpus)
     assert [row["text"] for row in rows] == ["ONE", "THREE", "FOUR"]
-    assert all(set(row) == {"audio", "text", "speaker"} for row in rows)
+    assert all(set(row) == {"audio", "text", "speaker", "duration"} for row in rows)
+    assert [row["duration"] for row in rows] == [0.5, 2.5, 3.5]
     assert len(read_audio(rows[1]["audio"], RATE)) == 2.5 * RATE
     assert [row["text"] for row in read_corpus(name, streaming=True, speakers=["1"])] == ["FOUR"]
 

@@ -1,14 +1,23 @@
 """The card: every figure with its command, nothing that was not measured, metadata that the Hub can read."""
 
+import json
 import shutil
+import sys
 
 import pytest
 from huggingface_hub import ModelCard
+from typer.testing import CliRunner
 
-from hf_speechrec.evaluation_classifier import evaluate_classifier
-from hf_speechrec.labelled_corpora import read_labelled_corpus
-from hf_speechrec.loading import CHECKPOINTS, load_classifier
-from hf_speechrec.model_card import write_model_card
+from hf_speechrec.cli import app
+from hf_speechrec.loading import CHECKPOINTS
+from hf_speechrec.model_card import (
+    FACTS,
+    command_line,
+    condition_name,
+    read_facts,
+    render_model_card,
+    update_facts,
+)
 
 REPORT = {
     "wer": 0.0625,
@@ -21,67 +30,166 @@ REPORT = {
     "gain_db": 0.0,
     "noise_snr_db": None,
     "command": "hf-speechrec evaluate an4 PATH --split test",
+    "corpus": "AN4",
+    "split": "test",
+    "worst": [{"reference": "ONE", "prediction": "NINE", "errors": 1}],
 }
-TEXTS = {
-    "model_id": "user/name",
+WORDS = {
     "title": "A recogniser",
     "summary": "What it is.",
     "training_data": "What it heard.",
     "limits": "What it cannot do.",
-    "training_command": "`hf-speechrec train`",
-    "dataset": "AN4",
+    "language": "en",
+    "license": "apache-2.0",
+    "datasets": ["user/an4"],
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    shutil.copy(CHECKPOINTS / "an4" / "config.json", tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(CHECKPOINTS / "an4" / name, tmp_path)
     return tmp_path
 
 
 def test_figures_stand_with_their_command_and_in_the_metadata(folder):
     noisy = REPORT | {"wer": 0.5, "noise_snr_db": 5.0}
-    reports = {"test": REPORT, "test, noise at 5 dB": noisy}
-    card = ModelCard.load(write_model_card(folder, reports=reports, license_id="apache-2.0", language="en", **TEXTS))
-    assert "6.25% (95 % interval 5.00% to 8.00%)" in card.text
+    update_facts(folder, card=WORDS, evaluations={"AN4 test": REPORT, "AN4 test, noise at 5 dB": noisy})
+    card = ModelCard.load(render_model_card(folder, "user/name"))
+    assert "| WER, AN4 test | 6.25% (95 % interval 5.00% to 8.00%) |" in card.text
     assert "`hf-speechrec evaluate an4 PATH --split test`, 2026-11-22; 773 words" in card.text
     assert card.text.count("real-time factor") == 1
-    assert "WER, test, noise at 5 dB | 50.00%" in card.text
-    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert results == {"wer": 6.25, "cer": 2.5}
+    assert "WER, AN4 test, noise at 5 dB | 50.00%" in card.text
+    for text in ("A recogniser", "What it is.", "What it heard.", "What it cannot do.", 'model="user/name"'):
+        assert text in card.text
     assert card.data.license == "apache-2.0"
+    assert card.data.language == "en"
+    assert card.data.datasets == ["user/an4"]
+    assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "automatic-speech-recognition"
-    for text in TEXTS.values():
-        assert text in card.text or text in str(card.data)
+    # Noise is no part of the data set that the metadata names.
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {"wer": 6.25, "cer": 2.5}
+    assert (results["wer"].dataset_name, results["wer"].dataset_split) == ("AN4", "test")
+    assert results["wer"].metric_name == "WER"
+
+
+def test_metadata_is_parsed_back_without_loss(folder):
+    update_facts(folder, card=WORDS, evaluations={"AN4 test": REPORT})
+    card = ModelCard.load(render_model_card(folder, "user/name"))
+    again = ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict()
+    assert again.data.eval_results == card.data.eval_results
 
 
 def test_what_was_not_measured_is_left_out(folder):
-    card = ModelCard.load(write_model_card(folder, reports={}, **TEXTS))
+    card = ModelCard.load(render_model_card(folder))
     assert "Nothing has been measured yet" in card.text
     assert card.data.eval_results is None
     assert card.data.license is None
-    assert "training.png" not in card.text
-    assert "train_runtime" not in card.text
+    for word in ("training.png", "train_runtime", "Trained on", "What it was trained on", "What to expect", "None"):
+        assert word not in card.text
+    assert f"# ResNet + BiGRU recogniser: {folder.name}" in card.text
+    assert "2.12 M parameters, 4.0 MiB on disk" in card.text
 
 
-def test_the_bundled_model_has_its_card():
-    card = ModelCard.load(CHECKPOINTS / "an4" / "README.md")
-    (wer,) = [result.metric_value for result in card.data.eval_results if result.metric_type == "wer"]
-    assert 0 < wer < 100
-    assert "python benchmarks/an4.py" in card.text
+def test_a_runs_own_figures_and_plot_are_shown(folder):
+    (folder / "training.png").write_bytes(b"")
+    results = {"eval_wer": 0.125, "eval_cer": 0.05, "train_hours": 0.62134, "train_loss": 0.25}
+    training = {
+        "command": "hf-speechrec train recipes/an4.yaml",
+        "hardware": "cpu",
+        "date": "2026-11-22",
+        "settings": {"learning_rate": 0.001, "seed": 3},
+        "results": results,
+    }
+    update_facts(folder, training=training)
+    text = ModelCard.load(render_model_card(folder)).text
+    assert "| WER, held-out part of the training set | 12.50% |" in text
+    assert "`hf-speechrec train recipes/an4.yaml`" in text
+    assert "| learning_rate | 0.001 |" in text
+    assert "| train_hours | 0.6213 |" in text
+    assert "![Training over the epochs](training.png)" in text
+    assert "Trained on cpu, 2026-11-22." in text
 
 
-def test_a_classifiers_card_has_its_accuracy_labels_and_command(classifier, speech_commands):
-    report = evaluate_classifier(load_classifier(classifier, "cpu"), read_labelled_corpus(speech_commands, "train"))
-    report["command"] = "hf-speechrec evaluate mine PATH"
-    card = ModelCard.load(write_model_card(classifier, reports={"train": report}, **TEXTS))
-    assert (
-        "| accuracy, train | 100.00% (95 % interval 100.00% to 100.00%) | `hf-speechrec evaluate mine PATH`"
-        in card.text
-    )
+def test_facts_are_kept_and_added_to(folder):
+    update_facts(folder, card={"title": "Old", "language": "en"}, evaluations={"AN4 test": REPORT})
+    update_facts(folder, card={"title": "New", "license": None}, evaluations={"AN4 test, +12 dB": REPORT})
+    facts = read_facts(folder)
+    assert facts["card"] == {"title": "New", "language": "en"}
+    assert list(facts["evaluations"]) == ["AN4 test", "AN4 test, +12 dB"]
+    assert "worst" not in facts["evaluations"]["AN4 test"]
+
+
+@pytest.mark.parametrize("content", ["Dear Sir", "[]", '{"card": 3}'])
+def test_facts_that_are_none_are_an_error(folder, content):
+    (folder / FACTS).write_text(content)
+    with pytest.raises(ValueError, match="expected the facts of a model card"):
+        render_model_card(folder)
+
+
+def test_the_name_of_a_condition():
+    assert condition_name("AN4", "test") == "AN4 test"
+    assert condition_name("mine", None, gain_db=-12.0) == "mine, -12 dB"
+    assert condition_name("AN4", "test", noise_snr_db=10.0) == "AN4 test, noise at 10 dB"
+
+
+@pytest.mark.parametrize(
+    ("argv", "processes", "expected"),
+    [
+        (["/x/bin/hf-speechrec", "train", "r.yaml", "--corpus", "/home/me/an4"], 1, "train r.yaml --corpus PATH/an4"),
+        (["/x/hf_speechrec/__main__.py", "evaluate", "an4", "--json=/tmp/a b.json"], 1, None),
+        (["/x/hf_speechrec/__main__.py", "train", "r.yaml"], 2, None),
+        (["benchmarks/an4.py", "/data/an4"], 1, "python benchmarks/an4.py PATH/an4"),
+        (["/x/bin/pytest"], 1, "nothing"),
+    ],
+)
+def test_the_command_of_a_card_tells_nothing_of_the_machine(monkeypatch, argv, processes, expected):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    command = command_line()
+    if expected == "nothing":
+        assert command is None
+    elif processes == 2:
+        assert command == "torchrun --nproc-per-node=2 -m hf_speechrec train r.yaml"
+    elif expected is None:
+        assert command == "hf-speechrec evaluate an4 '--json=PATH/a b.json'"
+    else:
+        assert command.removeprefix("hf-speechrec ") == expected
+
+
+@pytest.mark.parametrize(("name", "metric"), [("an4", "wer"), ("speech-commands", "accuracy")])
+def test_the_bundled_models_have_their_cards(name, metric):
+    card = ModelCard.load(CHECKPOINTS / name / "README.md")
+    (value,) = [result.metric_value for result in card.data.eval_results if result.metric_type == metric]
+    assert 0 < value < 100
+    assert f"python benchmarks/{name.replace('-', '_')}.py PATH/{name.replace('-', '_')}" in card.text
+    facts = read_facts(CHECKPOINTS / name)
+    assert facts["training"]["command"].startswith(("hf-speechrec train", "torchrun"))
+    assert (CHECKPOINTS / name / "training.png").exists()
+
+
+def test_an_evaluation_updates_the_card_of_a_classifier(classifier, speech_commands, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(classifier, folder)
+    options = ["--split", "train", "--update-card", "--corpus-name", "Clips"]
+    result = CliRunner().invoke(app, ["evaluate", str(folder), str(speech_commands), *options])
+    assert result.exit_code == 0, result.output
+    card = ModelCard.load(folder / "README.md")
+    assert "| accuracy, Clips train | 100.00% (95 % interval 100.00% to 100.00%) |" in card.text
     assert "Its labels: _silence_, no, yes." in card.text
-    assert 'pipeline("audio-classification", model="user/name")' in card.text
-    assert "BiLSTM classifier" in card.text
+    assert 'pipeline("audio-classification", model="mine")' in card.text
+    assert "![What is taken for what](confusion_matrix.png)" in card.text
+    assert (folder / "confusion_matrix.png").exists()
     assert card.data.pipeline_tag == "audio-classification"
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == {"accuracy": 100.0, "f1": 100.0}
+    report = json.loads((folder / FACTS).read_text())["evaluations"]["Clips train"]
+    assert report["utterances"] == 9
+
+
+def test_only_a_folders_card_can_be_updated(speech_commands):
+    result = CliRunner().invoke(app, ["evaluate", "speech-commands", str(speech_commands), "--update-card"])
+    assert result.exit_code == 1
+    assert "speech-commands: a card is updated in a model folder" in result.output

@@ -37,7 +37,7 @@ def test_overrides_replace_values_and_reach_into_sections(recipe_file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("corpus: a\nmodle: {}\n", "a recipe has no modle; it has augmentation, corpus"),
+        ("corpus: a\nmodle: {}\n", "a recipe has no modle; it has augmentation, card, corpus"),
         ("corpus: a\nfolder: b\n", "a recipe has no folder"),
         ("- corpus\n- model\n", r"expected a recipe \(YAML keys and values\), got list"),
         ("", r"expected a recipe \(YAML keys and values\), got NoneType"),

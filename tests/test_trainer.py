@@ -168,8 +168,10 @@ def test_a_resumed_run_gives_the_weights_and_the_curve_of_an_unbroken_one(an4, u
 def test_the_order_of_utterances_follows_from_seed_and_epoch_alone():
     lengths = [float(i % 7) for i in range(50)]
 
-    def order(seed: int, epoch: float) -> list[int]:
-        trainer = SimpleNamespace(args=SimpleNamespace(seed=seed), state=SimpleNamespace(epoch=epoch))
+    def order(seed: int, epoch: float, shortest_first: bool = False) -> list[int]:
+        trainer = SimpleNamespace(
+            args=SimpleNamespace(seed=seed), state=SimpleNamespace(epoch=epoch), shortest_first=shortest_first
+        )
         return list(EpochSampler(LengthGroupedSampler(4, lengths=lengths), trainer))
 
     first = order(1, 2.0)
@@ -178,6 +180,8 @@ def test_the_order_of_utterances_follows_from_seed_and_epoch_alone():
     assert sorted(first) == list(range(50))
     assert order(1, 3.0) != first
     assert order(2, 2.0) != first
+    assert [lengths[i] for i in order(1, 0.4, shortest_first=True)] == sorted(lengths)
+    assert order(1, 2.0, shortest_first=True) == first  # the first epoch alone
     # Similar lengths come together: at random, neighbours differ by 2.3 on average.
     assert sum(abs(lengths[a] - lengths[b]) for a, b in pairwise(first)) < 49 * 1.2
 
