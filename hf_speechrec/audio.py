@@ -60,7 +60,7 @@ def prepare_waveform(samples: np.ndarray, rate: int, sampling_rate: int, name: s
     if np.abs(samples).max() > MAX_AMPLITUDE:
         raise AudioError(f"{name}: expected samples in about [-1, 1], got {np.abs(samples).max():.3g}")
     if rate != sampling_rate:
-        samples = _resampler(rate, sampling_rate)(torch.from_numpy(samples)).numpy()
+        samples = resampler(rate, sampling_rate)(torch.from_numpy(samples)).numpy()
     return samples
 
 
@@ -145,5 +145,5 @@ def _reason(error: Exception) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
+def resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate, sampling_rate)

@@ -1,0 +1,297 @@
+"""Samples as they come → words as they are said, with the weights that also read whole files.
+
+The model runs in chunks (`ResNetBiGruConfig.chunk_frames`, `lookahead_frames`): each chunk is recognised once, when its
+look-ahead has been heard, so what has been said never changes. The logits are those of the whole recording in chunk
+mode, whatever sizes the samples arrive in: features and convolutions are computed with the context that they reach for,
+and the forward GRUs carry their state on (see docs/architecture.md for the latency).
+"""
+
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
+
+import numpy as np
+import torch
+
+from .audio import MAX_AMPLITUDE, resampler
+from .modeling_resnet_bigru import ResNetBiGruForCTC
+
+CHUNK_FRAMES = 12  # logit frames, where neither caller nor config say: 480 ms, and with the look-ahead 872 ms of latency
+LOOKAHEAD_FRAMES = 6
+CONTEXT_HOPS = 2  # feature frames on either side that an STFT window of up to five hops reaches into
+
+
+@dataclass
+class Word:
+    """A word that will not change."""
+
+    word: str
+    start: float  # seconds from the beginning of the stream
+    end: float
+    confidence: float  # probability of its characters: their geometric mean
+
+
+@dataclass
+class Update:
+    """What a piece of audio has brought."""
+
+    words: list[Word] = field(default_factory=list)  # committed now, in order
+    partial: str = ""  # of the word that is being said
+    segments: list[list[Word]] = field(default_factory=list)  # ended now by silence: the words of each
+
+
+class StreamingRecognizer:
+    """
+    A recogniser that hears while somebody speaks.
+
+    Args:
+        model: a recogniser in evaluation mode.
+        processor: its processor (or pipeline: anything with `feature_extractor` and `tokenizer`).
+        chunk_frames, lookahead_frames: logit frames (40 ms each in the bundled models); by default the config's, or 12
+            and 6 where that has whole utterances.
+        endpoint_seconds: so much time without a letter ends a segment. It cuts the text only: what the model remembers
+            goes on until `reset`.
+
+    Raises:
+        ValueError: for a model whose features need the whole utterance.
+    """
+
+    def __init__(
+        self,
+        model: ResNetBiGruForCTC,
+        processor: Any,
+        chunk_frames: int | None = None,
+        lookahead_frames: int | None = None,
+        endpoint_seconds: float = 0.8,
+    ):
+        self.model = model.eval()
+        self.extractor = processor.feature_extractor
+        self.tokenizer = processor.tokenizer
+        if self.extractor.subtract_utterance_mean:
+            raise ValueError("expected features that a stream has: these take the mean of the whole utterance")
+        config = model.config
+        self.chunk_frames = chunk_frames or config.chunk_frames or CHUNK_FRAMES
+        inherited = config.lookahead_frames if config.chunk_frames else LOOKAHEAD_FRAMES
+        self.lookahead_frames = inherited if lookahead_frames is None else lookahead_frames
+        self.reduction = config.time_reduction
+        # Each of the two convolutions of a block reaches one frame to either side, at the first one's stride.
+        reach = 2 * config.num_residual_blocks * min(self.reduction, 2)
+        self.right_context = reach  # feature frames behind a logit frame's own
+        self.left_context = -(-(reach + 2) // self.reduction)  # logit frames before
+        self.frame_seconds = self.reduction * self.extractor.hop_length / self.extractor.sampling_rate
+        self.endpoint_frames = round(endpoint_seconds / self.frame_seconds)
+        self.reset()
+
+    @property
+    def latency(self) -> float:
+        """Algorithmic latency in seconds: chunk, look-ahead, and what convolutions and STFT reach for."""
+        samples = self.right_context * self.extractor.hop_length + CONTEXT_HOPS * self.extractor.hop_length
+        ahead = (self.chunk_frames + self.lookahead_frames) * self.frame_seconds
+        return ahead + samples / self.extractor.sampling_rate
+
+    def reset(self) -> None:
+        """Forget everything: the next samples begin a new recording."""
+        self._resampler: _StreamResampler | None = None
+        self._samples = np.zeros(0, np.float32)  # from `_frames_done - CONTEXT_HOPS` hops on
+        self._heard = 0  # samples, at the model's rate
+        self._frames_done = 0  # feature frames
+        self._features = torch.zeros(0, self.extractor.feature_size)  # the last of them
+        self._encoded_done = 0  # logit frames that the convolutions have given
+        self._encoded = torch.zeros(0, self.model.config.hidden_size)  # the last of them
+        self._logits_done = 0
+        self._states = self.model.initial_states(1)
+        self._decoder = _GreedyDecoder(self.tokenizer, self.frame_seconds, self.endpoint_frames)
+        self._is_flushed = False
+
+    def feed(self, samples: np.ndarray, sampling_rate: int | None = None) -> Update:
+        """
+        Hear some more.
+
+        Args:
+            samples: float samples (samples,) in about [-1, 1]; any number of them, also none.
+            sampling_rate: their rate in Hz, the same for the whole stream; by default the model's.
+
+        Raises:
+            ValueError: for samples that are not finite or not mono, another rate than before, or a stream that has been
+                flushed. Nothing of them is heard then, and the stream goes on.
+        """
+        return self._decoder.update(self._step(self._checked(samples, sampling_rate), is_last=False))
+
+    def flush(self) -> Update:
+        """The end: what was held back for want of context. After it only `reset` helps."""
+        rest = np.zeros(0, np.float32) if self._resampler is None else self._resampler.flush()
+        update = self._decoder.update(self._step(rest, is_last=True), is_last=True)
+        self._is_flushed = True
+        return update
+
+    def logits(self, samples: np.ndarray, sampling_rate: int | None = None, is_last: bool = False) -> torch.Tensor:
+        """As `feed` and `flush` in one, but (frames', vocab) of the frames that are ready now, without their text."""
+        heard = self._checked(samples, sampling_rate)
+        if is_last and self._resampler is not None:
+            heard = np.concatenate([heard, self._resampler.flush()])
+        self._is_flushed = is_last
+        return self._step(heard, is_last)
+
+    def _checked(self, samples: np.ndarray, sampling_rate: int | None) -> np.ndarray:
+        """Samples at the model's rate."""
+        samples = np.asarray(samples, dtype=np.float32)
+        own = self.extractor.sampling_rate
+        rate = sampling_rate or own
+        if self._is_flushed:
+            raise ValueError("the stream has been flushed: call reset() to begin another")
+        if samples.ndim != 1:
+            raise ValueError(f"expected mono samples of shape (samples,), got {samples.shape}")
+        if not np.isfinite(samples).all() or (len(samples) and np.abs(samples).max() > MAX_AMPLITUDE):
+            raise ValueError("expected finite samples in about [-1, 1], got others: they are left out")
+        if self._resampler is None:
+            self._resampler = _StreamResampler(rate, own)
+        elif rate != self._resampler.rate:
+            raise ValueError(f"expected {self._resampler.rate} Hz as before, got {rate} Hz: call reset() to change it")
+        return self._resampler.feed(samples)
+
+    @torch.inference_mode()
+    def _step(self, samples: np.ndarray, is_last: bool) -> torch.Tensor:
+        """(frames', vocab) of the frames that have all they may see."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._heard += len(samples)
+        self._make_features(is_last)
+        self._encode(is_last)
+        ready = []
+        while self._encoded_done - self._logits_done >= self.chunk_frames + self.lookahead_frames or (
+            is_last and self._encoded_done > self._logits_done
+        ):
+            ready.append(self._recognise_chunk())
+        return torch.cat(ready) if ready else torch.zeros(0, self.model.config.vocab_size)
+
+    def _make_features(self, is_last: bool) -> None:
+        hop = self.extractor.hop_length
+        first = max(0, self._frames_done - CONTEXT_HOPS)
+        ready = -(-self._heard // hop) if is_last else max(0, self._heard // hop - CONTEXT_HOPS)
+        if ready <= self._frames_done:
+            return
+        end = len(self._samples) if is_last else (ready + CONTEXT_HOPS - first) * hop
+        block = self.extractor(
+            self._samples[:end], sampling_rate=self.extractor.sampling_rate, return_tensors="pt"
+        ).input_features[0]
+        self._features = torch.cat([self._features, block[self._frames_done - first : ready - first]])
+        self._frames_done = ready
+        self._samples = self._samples[(max(0, ready - CONTEXT_HOPS) - first) * hop :]
+
+    def _encode(self, is_last: bool) -> None:
+        reduction = self.reduction
+        if is_last:
+            ready = -(-self._frames_done // reduction)
+        else:
+            # As many as a chunk wants: the context is computed anew each time.
+            ready = max(0, self._frames_done - self.right_context) // reduction
+            wanted = self._logits_done + self.chunk_frames + self.lookahead_frames
+            ready = ready if ready >= wanted else self._encoded_done
+        if ready <= self._encoded_done:
+            return
+        first = max(0, self._encoded_done - self.left_context)
+        device = self.model.device
+        end = len(self._features) if is_last else (ready - first) * reduction + self.right_context
+        block = self._features[None, :end].to(device)
+        encoded, _ = self.model.encoder(block, torch.tensor([block.shape[1]], device=device))
+        self._encoded = torch.cat([self._encoded, encoded[0, self._encoded_done - first : ready - first].cpu()])
+        self._encoded_done = ready
+        self._features = self._features[(max(0, ready - self.left_context) - first) * reduction :]
+
+    def _recognise_chunk(self) -> torch.Tensor:
+        size = self.chunk_frames + self.lookahead_frames
+        window = self._encoded[None, :size]
+        length = torch.tensor([window.shape[1]], device=self.model.device)
+        window = torch.nn.functional.pad(window, (0, 0, 0, size - window.shape[1])).to(self.model.device)
+        hidden_states, self._states = self.model.recur(window, length, self.chunk_frames, self._states)
+        frames = min(self.chunk_frames, int(length))
+        self._encoded = self._encoded[frames:]
+        self._logits_done += frames
+        return self.model.classifier(hidden_states[0, :frames]).float().cpu()
+
+
+class _GreedyDecoder:
+    """The best class of each frame → words, their times and their confidence, a few frames at a time."""
+
+    def __init__(self, tokenizer, frame_seconds: float, endpoint_frames: int):
+        self.tokenizer = tokenizer
+        self.frame_seconds = frame_seconds
+        self.endpoint_frames = endpoint_frames
+        self.frame = 0
+        self.previous = tokenizer.pad_token_id
+        self.last_letter = 0  # frame
+        self.letters: list[tuple[str, int, float]] = []  # of the word being said: text, frame, log-probability
+        self.segment: list[Word] = []
+
+    def update(self, logits: torch.Tensor, is_last: bool = False) -> Update:
+        update = Update()
+        scores, tokens = logits.log_softmax(-1).max(-1)
+        for score, token in zip(scores.tolist(), tokens.tolist(), strict=True):
+            if token == self.tokenizer.word_delimiter_token_id:
+                self._end_word(update)
+            elif token != self.tokenizer.pad_token_id:
+                if token != self.previous:
+                    self.letters.append((self.tokenizer.convert_ids_to_tokens(token), self.frame, score))
+                self.last_letter = self.frame
+            elif self.frame - self.last_letter >= self.endpoint_frames:
+                self._end_segment(update)
+            self.previous = token
+            self.frame += 1
+        if is_last:
+            self._end_segment(update)
+        update.partial = "".join(letter for letter, _, _ in self.letters)
+        return update
+
+    def _end_word(self, update: Update) -> None:
+        if not self.letters:
+            return
+        scores = [score for _, _, score in self.letters]
+        word = Word(
+            "".join(letter for letter, _, _ in self.letters),
+            round(self.letters[0][1] * self.frame_seconds, 3),
+            round((self.last_letter + 1) * self.frame_seconds, 3),
+            float(np.exp(np.mean(scores))),
+        )
+        self.letters = []
+        self.segment.append(word)
+        update.words.append(word)
+
+    def _end_segment(self, update: Update) -> None:
+        self._end_word(update)
+        if self.segment:
+            update.segments.append(self.segment)
+            self.segment = []
+
+
+class _StreamResampler:
+    """Resampling as of the whole recording: what a filter reaches for is kept from one piece to the next."""
+
+    def __init__(self, rate: int, new_rate: int):
+        self.rate = rate
+        common = gcd(rate, new_rate)
+        self.step, self.new_step = rate // common, new_rate // common  # samples before and after that take equally long
+        self.resample = None if rate == new_rate else resampler(rate, new_rate)
+        # Both sides of the filter, in whole steps.
+        self.context = 0 if self.resample is None else self.resample.width // self.step + 2
+        self.buffer = np.zeros(0, np.float32)
+        self.given = 0  # whole steps at the buffer's beginning that have been given already
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        if self.resample is None:
+            return samples
+        self.buffer = np.concatenate([self.buffer, samples])
+        ready = len(self.buffer) // self.step - self.context
+        if ready <= self.given:
+            return np.zeros(0, np.float32)
+        new = self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step : ready * self.new_step]
+        dropped = max(0, ready - self.context)
+        self.buffer = self.buffer[dropped * self.step :]
+        self.given = ready - dropped
+        return new
+
+    def flush(self) -> np.ndarray:
+        if self.resample is None or not len(self.buffer):
+            return np.zeros(0, np.float32)
+        return self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step :]
+
+
+__all__ = ["StreamingRecognizer", "Update", "Word"]
