@@ -355,11 +355,14 @@ def progress(items, total: int):
 def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own notices from between the lines that were asked for."""
     import datasets
+    import huggingface_hub
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.disable_progress_bars()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -20,12 +20,15 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from .audio import read_audio
-from .loading import load_model, load_pipeline
+from .loading import first_line, load_model, load_pipeline
 from .model_card import FACTS, render_model_card
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+# What is uploaded while a run goes on; never a pickle.
+PUBLISHED = ("README.md", "*.json", "*.png", "*.py", "model*.safetensors")
+UNPUBLISHED = ("trainer_state.json",)
 COMPANIONS = (FACTS, "all_results.json", "*.png")  # what a run leaves beside the weights, and a card shows
 ATTEMPTS = 3
 CHECK_SECONDS = 300
@@ -126,9 +129,10 @@ def write_hub_folder(
     model: PreTrainedModel, folder: Path, model_id: str, processor: Any = None, weights: Path | None = None
 ) -> None:
     """Write everything that a repository of a model holds (see `push_model`) into a new folder."""
-    source = Path(model.config._name_or_path)
+    name = model.config._name_or_path  # empty for a model that was made here
+    source = Path(name) if name and Path(name).is_dir() else None
     if processor is None:
-        if not source.is_dir():
+        if source is None:
             raise HubError("expected a processor: the model was not loaded from a folder that has one")
         _, processor = load_model(source)
     if weights is not None and weights.exists():
@@ -139,7 +143,7 @@ def write_hub_folder(
     else:
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if source.is_dir():
+    if source is not None:
         for pattern in COMPANIONS:
             for file in source.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
@@ -209,11 +213,11 @@ def upload(
         for attempt in range(1, ATTEMPTS):
             try:
                 return _commit(api, folder, repo_id, repo_type, revision, create_pr, commit_message)
-            except HTTPError as error:
-                status = getattr(getattr(error, "response", None), "status_code", 500)
-                if status < 500:  # it would be refused again
+            except (HTTPError, RuntimeError) as error:
+                if _status(error) < 500:  # it would be refused again
                     raise
-                logger.warning("The upload broke off (%s), attempt %d of %d follows", error, attempt + 1, ATTEMPTS)
+                reason = first_line(error)
+                logger.warning("The upload broke off (%s), attempt %d of %d follows", reason, attempt + 1, ATTEMPTS)
                 time.sleep(attempt)
         return _commit(api, folder, repo_id, repo_type, revision, create_pr, commit_message)
     except LocalTokenNotFoundError:
@@ -222,10 +226,18 @@ def upload(
         raise HubError(f"{repo_id}: expected an id such as user/name ({error})") from None
     except HfHubHTTPError as error:
         reasons = {401: "the token is missing or not valid (`hf auth login`)", 403: "the token may not write there"}
-        reason = reasons.get(error.response.status_code) or error.server_message or str(error).splitlines()[0]
+        reason = reasons.get(_status(error)) or error.server_message or first_line(error)
         raise HubError(f"{repo_id}: not published, {reason}") from error
+    except RuntimeError as error:
+        raise HubError(f"{repo_id}: not published, {first_line(error.__cause__ or error)}") from error
     except (HTTPError, OSError) as error:
-        raise HubError(f"{repo_id}: not published, the Hub cannot be reached ({error})") from error
+        raise HubError(f"{repo_id}: not published, the Hub cannot be reached ({first_line(error)})") from error
+
+
+def _status(error: BaseException) -> int:
+    """HTTP status of what went wrong, 500 for a connection that broke; huggingface_hub wraps that of a large file."""
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    return getattr(getattr(cause, "response", None), "status_code", 500)
 
 
 def _commit(api: HfApi, folder: Path, repo_id: str, repo_type: str, revision, create_pr: bool, message: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -23,6 +24,7 @@ from .configuration_bilstm import BiLstmConfig
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
+UNREAD = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*checkpoint-*"]
 DEFAULT_RECOGNIZER = "an4"
 DEFAULT_CLASSIFIER = "speech-commands"
 
@@ -41,15 +43,22 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
         bundled = ", ".join(sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir()))
         raise ModelError(f"{model}: no such folder, no bundled model ({bundled}), and not an id on the Hub (user/name)")
     try:
+        if not Path(name).is_dir():
+            # Once, and from the cache where there is no network; without what would have to be unpickled.
+            name = snapshot_download(name, ignore_patterns=UNREAD)
         config = AutoConfig.from_pretrained(name)
         _warn_of_unknown_keys(model, config)
         if is_classifier(config):
             return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
         return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
+    except (LocalEntryNotFoundError, HTTPError) as error:
+        raise ModelError(f"{model}: the Hub cannot be reached, and it is not in the cache") from error
     except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
         raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{model}: not a model that can be loaded ({_first_line(error)})") from error
+        raise ModelError(f"{model}: not a model that can be loaded ({first_line(error)})") from error
 
 
 def _warn_of_unknown_keys(model: str | PathLike, config) -> None:
@@ -100,7 +109,7 @@ def _load_pipeline(task: str | None, model: str | PathLike, device: str | None):
     try:
         return pipeline(own, model=network, device=device or best_device(), **parts)  # type: ignore[call-overload]
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"device {device}: cannot be used here ({_first_line(error)})") from None
+        raise ModelError(f"device {device}: cannot be used here ({first_line(error)})") from None
 
 
 def best_device() -> str:
@@ -110,5 +119,6 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What a person reads of an error."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

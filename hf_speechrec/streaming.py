@@ -16,7 +16,7 @@ import torch
 from .audio import MAX_AMPLITUDE, resampler
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 
-CHUNK_FRAMES = 12  # logit frames, where neither caller nor config say: 480 ms, and with the look-ahead 872 ms of latency
+CHUNK_FRAMES = 12  # logit frames, where neither caller nor config say; with the look-ahead 860 ms of latency
 LOOKAHEAD_FRAMES = 6
 CONTEXT_HOPS = 2  # feature frames on either side that an STFT window of up to five hops reaches into
 
@@ -74,9 +74,11 @@ class StreamingRecognizer:
         inherited = config.lookahead_frames if config.chunk_frames else LOOKAHEAD_FRAMES
         self.lookahead_frames = inherited if lookahead_frames is None else lookahead_frames
         self.reduction = config.time_reduction
-        # Each of the two convolutions of a block reaches one frame to either side, at the first one's stride.
-        reach = 2 * config.num_residual_blocks * min(self.reduction, 2)
-        self.right_context = reach  # feature frames behind a logit frame's own
+        # Each of the two convolutions of a block reaches one frame to either side, at the stride of the first
+        # convolution; that one, where it has a stride of two, reaches ahead within the frames that it joins.
+        stride = min(self.reduction, 2)
+        reach = 2 * config.num_residual_blocks * stride
+        self.right_context = reach + (stride == 1)  # feature frames behind a logit frame's own
         self.left_context = -(-(reach + 2) // self.reduction)  # logit frames before
         self.frame_seconds = self.reduction * self.extractor.hop_length / self.extractor.sampling_rate
         self.endpoint_frames = round(endpoint_seconds / self.frame_seconds)

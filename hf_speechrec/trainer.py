@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import rotate_checkpoints
-from transformers.utils import CONFIG_NAME
+from transformers.trainer_utils import HubStrategy, rotate_checkpoints
+from transformers.utils import PushInProgress
 
 from .collator import SpeechCollator
 from .model_card import render_model_card, update_facts
@@ -72,6 +73,8 @@ def training_arguments(
         raise ValueError(f"neither an option of this command nor of transformers' TrainingArguments: {' '.join(rest)}")
     if device == "cpu":
         args.use_cpu = True
+    if args.push_to_hub and str(getattr(args.hub_strategy, "value", args.hub_strategy)) not in ("end", "every_save"):
+        raise ValueError(f"expected the hub_strategy end or every_save, got {args.hub_strategy}")
     return TrainingArguments(**vars(args))
 
 
@@ -131,15 +134,50 @@ class SpeechTrainer(Trainer):
             update_facts(str(self.args.output_dir), card={"language": language, "license": license})
             render_model_card(str(self.args.output_dir), self.hub_model_id)
 
+    def push_to_hub(  # type: ignore[override]
+        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs
+    ) -> str | None:
+        """As `hf-speechrec push` does it, at the end of a run: see `hf_speechrec.hub.push_model`."""
+        from .hub import push_folder
+
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        options = {"token": token or self.args.hub_token, "revision": revision or self.args.hub_revision}
+        return push_folder(str(self.args.output_dir), str(self.hub_model_id), commit_message=commit_message, **options)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if getattr(self, "_is_saving", False):  # it has no name yet, see `_save_checkpoint`
+        """
+        The same files while the run goes on (transformers' own takes neither code nor card, but a pickle of the
+        training arguments). In the background, and one at a time.
+        """
+        from .hub import PUBLISHED, UNPUBLISHED
+
+        is_saving = getattr(self, "_is_saving", False)  # it has no name yet, see `_save_checkpoint`
+        if is_saving or not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        # transformers takes config and weights of the checkpoint only; the code that loads them lies beside them.
-        for file in Path(checkpoint_folder).glob("*.py"):
-            shutil.copyfile(file, Path(str(self.args.output_dir), file.name))
-        shutil.copyfile(Path(checkpoint_folder, CONFIG_NAME), Path(str(self.args.output_dir), CONFIG_NAME))
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            return
+        output_dir = Path(str(self.args.output_dir))
+        for pattern in PUBLISHED:
+            for file in Path(checkpoint_folder).glob(pattern):
+                if file.name not in UNPUBLISHED:
+                    shutil.copyfile(file, output_dir / file.name)
         self.create_model_card()
-        super()._push_from_checkpoint(checkpoint_folder)
+        job = HfApi(token=self.args.hub_token).upload_folder(
+            repo_id=str(self.hub_model_id),
+            folder_path=output_dir,
+            commit_message=f"Training in progress, step {self.state.global_step}",
+            revision=self.args.hub_revision,
+            allow_patterns=list(PUBLISHED),
+            ignore_patterns=[*UNPUBLISHED, "*/*"],
+            run_as_future=True,
+        )
+        self.push_in_progress = PushInProgress([job])  # type: ignore[assignment, arg-type]
 
     def _save_checkpoint(self, model, trial) -> None:
         output_dir = Path(super()._get_output_dir(trial))

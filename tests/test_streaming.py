@@ -1,0 +1,200 @@
+"""The same logits and words in pieces as at once, whatever the pieces; a stream goes on past what it cannot use."""
+
+import numpy as np
+import pytest
+import torch
+import torchaudio
+from conftest import RATE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
+from hf_speechrec.loading import load_model
+from hf_speechrec.streaming import StreamingRecognizer
+
+
+@pytest.fixture(scope="module")
+def an4_model():
+    return load_model("an4")
+
+
+def small(time_reduction: int) -> ResNetBiGruForCTC:
+    torch.manual_seed(0)
+    config = ResNetBiGruConfig(
+        vocab_size=29,
+        num_mel_bins=80,
+        conv_channels=3,
+        num_residual_blocks=2,
+        hidden_size=12,
+        num_hidden_layers=2,
+        time_reduction=time_reduction,
+    )
+    return ResNetBiGruForCTC(config).eval()
+
+
+@pytest.fixture(scope="module")
+def small_models():
+    return {reduction: small(reduction) for reduction in (1, 2, 4)}
+
+
+def whole(model, processor, samples, chunk_frames, lookahead_frames) -> torch.Tensor:
+    inputs = processor.feature_extractor(samples, sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs, chunk_frames=chunk_frames, lookahead_frames=lookahead_frames).logits[0]
+
+
+def in_pieces(recognizer, samples, sizes) -> torch.Tensor:
+    logits, start = [], 0
+    for size in sizes:
+        logits.append(recognizer.logits(samples[start : start + size]))
+        start += size
+    return torch.cat([*logits, recognizer.logits(samples[start:], is_last=True)])
+
+
+def words(recognizer, samples, size, rate=RATE) -> list[str]:
+    updates = [recognizer.feed(samples[i : i + size], rate) for i in range(0, len(samples), size)]
+    return [word.word for update in [*updates, recognizer.flush()] for word in update.words]
+
+
+@settings(max_examples=40)
+@given(
+    length=st.integers(1, 24_000),
+    sizes=st.lists(st.integers(0, 6000), max_size=12),
+    chunk_frames=st.integers(1, 20),
+    lookahead_frames=st.integers(0, 12),
+    reduction=st.sampled_from([1, 2, 4]),
+)
+def test_logits_in_pieces_are_those_of_the_whole(
+    small_models, processor, length, sizes, chunk_frames, lookahead_frames, reduction
+):
+    samples = 0.1 * np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    model = small_models[reduction]
+    recognizer = StreamingRecognizer(model, processor, chunk_frames, lookahead_frames)
+    expected = whole(model, processor, samples, chunk_frames, lookahead_frames)
+    logits = in_pieces(recognizer, samples, sizes)
+    assert logits.shape == expected.shape
+    assert (logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), [(12, 6), (8, 4), (3, 1)])
+def test_speech_in_pieces_is_recognised_as_at_once(an4_model, speech, chunk_frames, lookahead_frames):
+    model, processor = an4_model
+    expected = whole(model, processor, speech, chunk_frames, lookahead_frames)
+    recognizer = StreamingRecognizer(model, processor, chunk_frames, lookahead_frames)
+    logits = in_pieces(recognizer, speech, [1, 0, 159, 160, 4001, 7])
+    assert (logits - expected).abs().max() < 1e-4
+    recognizer.reset()
+    text = processor.tokenizer.decode(expected.argmax(-1))
+    assert words(recognizer, speech, 1600) == text.split()
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
+@pytest.mark.parametrize("size", [0.01, 0.25])
+def test_other_rates_are_resampled_as_the_whole(an4_model, repository, rate, size):
+    from hf_speechrec.audio import read_audio
+
+    model, processor = an4_model
+    samples = read_audio(repository / "demo" / "examples" / "an4-seven-digits.flac", rate)
+    at_once = torchaudio.transforms.Resample(rate, RATE)(torch.from_numpy(samples)).numpy()
+    recognizer = StreamingRecognizer(model, processor, 32, 16)
+    logits = []
+    step = int(size * rate)
+    for start in range(0, len(samples), step):
+        logits.append(recognizer.logits(samples[start : start + step], rate))
+    logits.append(recognizer.logits(np.zeros(0), rate, is_last=True))
+    torch.testing.assert_close(torch.cat(logits), whole(model, processor, at_once, 32, 16), atol=1e-4, rtol=0)
+
+
+def test_committed_words_have_rising_times_and_never_change(an4_model, repository):
+    from hf_speechrec.audio import read_audio
+
+    model, processor = an4_model
+    samples = read_audio(repository / "demo" / "examples" / "an4-seven-digits.flac", RATE)
+    recognizer = StreamingRecognizer(model, processor, 32, 16, endpoint_seconds=0.4)
+    committed, segments, partials = [], [], []
+    for start in range(0, len(samples), 800):
+        update = recognizer.feed(samples[start : start + 800])
+        committed += update.words
+        segments += update.segments
+        partials.append(update.partial)
+        assert all(word.end <= (start + 800) / RATE for word in update.words)  # nothing of the future
+    update = recognizer.flush()
+    committed += update.words
+    segments += update.segments
+    assert [word.word for word in committed] == ["THREE", "THREE", "ONE", "OH", "ONE", "EIGHT", "EIGHT"]
+    assert [word for segment in segments for word in segment] == committed
+    assert len(segments) == 2  # there is a pause after the third
+    times = [time for word in committed for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(0.5 < word.confidence <= 1 for word in committed)
+    assert any(partials)
+    assert update.partial == ""
+
+
+def test_silence_gives_no_segment(small_models, processor):
+    recognizer = StreamingRecognizer(small_models[4], processor)
+    recognizer._decoder.update(torch.nn.functional.one_hot(torch.zeros(100, dtype=torch.long), 29) * 9.0)
+    assert recognizer.flush().segments == []
+
+
+def test_what_is_kept_does_not_grow(small_models, processor):
+    recognizer = StreamingRecognizer(small_models[4], processor, 8, 4)
+    sizes = []
+    for i in range(60):
+        recognizer.feed(np.random.default_rng(i).standard_normal(8000).astype(np.float32) * 0.1, 48_000)
+        kept = (recognizer._samples, recognizer._features, recognizer._encoded, recognizer._resampler.buffer)
+        sizes.append(sum(len(part) for part in kept))
+    assert max(sizes[30:]) <= max(sizes[:30])
+
+
+def test_latency_is_when_a_chunk_can_be_recognised(small_models, processor):
+    recognizer = StreamingRecognizer(small_models[4], processor, 8, 4)
+    samples = np.zeros(RATE, np.float32)
+    needed = next(n for n in range(0, RATE, 160) if len(_fresh(recognizer).logits(samples[:n])))
+    assert needed / RATE == pytest.approx(recognizer.latency, abs=0.011)
+
+
+def _fresh(recognizer: StreamingRecognizer) -> StreamingRecognizer:
+    recognizer.reset()
+    return recognizer
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.full(100, np.nan, np.float32), RATE, "expected finite samples"),
+        (np.full(100, np.inf, np.float32), RATE, "expected finite samples"),
+        (np.zeros((2, 100), np.float32), RATE, r"expected mono samples of shape \(samples,\), got \(2, 100\)"),
+        (np.zeros(100, np.float32), 8_000, "expected 16000 Hz as before, got 8000 Hz"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_the_stream_goes_on(an4_model, speech, samples, rate, message):
+    model, processor = an4_model
+    recognizer = StreamingRecognizer(model, processor, 8, 4)
+    logits = [recognizer.logits(speech[:9000])]
+    with pytest.raises(ValueError, match=message):
+        recognizer.feed(samples, rate)
+    logits.append(recognizer.logits(speech[9000:], is_last=True))
+    assert (torch.cat(logits) - whole(model, processor, speech, 8, 4)).abs().max() < 1e-4
+
+
+def test_after_the_end_only_a_reset_helps(an4_model, speech):
+    recognizer = StreamingRecognizer(*an4_model)
+    first = words(recognizer, speech, 4000)
+    with pytest.raises(ValueError, match=r"flushed: call reset\(\)"):
+        recognizer.feed(speech)
+    recognizer.reset()
+    assert words(recognizer, speech, 1234) == first
+
+
+def test_nothing_at_all_is_no_error(small_models, processor):
+    recognizer = StreamingRecognizer(small_models[4], processor)
+    assert recognizer.flush().words == []
+
+
+def test_features_of_whole_utterances_cannot_be_streamed(small_models, tokenizer):
+    from transformers import Wav2Vec2Processor
+
+    processor = Wav2Vec2Processor(LogMelFeatureExtractor(subtract_utterance_mean=True), tokenizer)
+    with pytest.raises(ValueError, match="mean of the whole utterance"):
+        StreamingRecognizer(small_models[4], processor)
