@@ -10,7 +10,7 @@ transcribe: $(VENV)/installed  ## set everything up and transcribe a real record
 	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac
 
 test: $(VENV)/installed-dev  ## set everything up and pass the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev  ## style, format and types
 	$(BIN)/ruff check .

@@ -1,10 +1,16 @@
 """A corpus in the Hub's form: nothing lost, nothing of the machine in it, and training from it as from a stream."""
 
+import json
+import os
+import subprocess
+import sys
+
 import datasets
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import DatasetCard
-from small_runs import PNG, tiny_recipe, weights
+from small_runs import PNG, TINY, tiny_recipe, weights
 
 from hf_speechrec.audio import read_audio
 from hf_speechrec.corpora import read_corpus
@@ -98,6 +104,30 @@ def test_a_classifier_from_a_stream(speech_commands, tmp_path):
     recipe = tiny_recipe(corpus, tmp_path / "run", task="classification", streaming=True, held_out="test")
     folder = train(recipe, device="cpu")
     assert (folder / "confusion_matrix.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_stream_different_parts(prepared, tmp_path, repository):
+    recipe = tmp_path / "recipe.yaml"
+    values = {
+        "task": "ctc",
+        "corpus": str(prepared),
+        "train_split": "train",
+        "held_out": "test",
+        "streaming": True,
+        "model": TINY,
+        "features": {"feature_size": 20},
+        "training": {"max_steps": 4, "per_device_train_batch_size": 2, "logging_steps": 1, "save_strategy": "no"},
+    }
+    recipe.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hf_speechrec", "train"]
+    options = [recipe, "--device", "cpu", "--output_dir", tmp_path / "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *map(str, options)], cwd=repository, env=environment, check=True, capture_output=True)
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    # Ten utterances, four a step by both together: the first epoch ends within the third step.
+    assert 1 < results["epoch"] < 3
+    assert np.isfinite(results["eval_loss"])
 
 
 @pytest.mark.parametrize(
