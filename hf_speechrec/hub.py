@@ -188,6 +188,14 @@ def check_loads_for_others(folder: Path) -> None:
         difference = float(np.abs(np.load(logits) - expected).max())
     if not difference < LOGITS_TOLERANCE:
         raise HubError(f"without this package its logits differ by {difference:.1e}: not published")
+    said, heard = _said(here(samples)), _said(there["result"])
+    if said != heard:
+        raise HubError(f"without this package it hears {heard!r} in place of {said!r}: not published")
+
+
+def _said(result: Any) -> str:
+    """The text, or the most probable label, that a pipeline gives."""
+    return result["text"] if isinstance(result, dict) else result[0]["label"]
 
 
 def upload(

@@ -20,7 +20,7 @@ import torch
 import yaml
 from hub_server import Hub, running_hub
 from safetensors.torch import load_file
-from small_runs import PNG, TINY_CLASSIFIER
+from small_runs import PNG, TINY, TINY_CLASSIFIER
 
 from hf_speechrec import BiLstmConfig, BiLstmForAudioClassification, LogMelFeatureExtractor
 from hf_speechrec.audio import read_audio
@@ -659,3 +659,29 @@ def test_a_checkpoint_older_than_a_key_has_its_default(reconfigured, speech):
     with torch.no_grad():
         inputs = extractor.feature_extractor(speech, sampling_rate=RATE, return_tensors="pt")
         assert old.eval()(**inputs).logits.equal(new.eval()(**inputs).logits)
+
+
+def test_a_data_set_is_published_and_trained_from_as_a_stream(command, local_hub, an4, tmp_path):
+    code, out, err = command("prepare", an4, tmp_path / "data", "--splits", "train,test", "--push", "user/data")
+    assert (code, err) == (0, "")
+    assert local_hub.url in out
+    paths = local_hub.repos["datasets", "user/data"].find("main").tree
+    assert sum(path.startswith("data/train-") and path.endswith("-of-00008.parquet") for path in paths) == 8
+    recipe = {
+        "corpus": "user/data",
+        "train_split": "train",
+        "held_out": "test",
+        "streaming": True,
+        "model": TINY,
+        "features": {"feature_size": 20},
+        "training": {"max_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "no", "disable_tqdm": True},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    options = ["--device", "cpu", "--output_dir", tmp_path / "run"]
+    code, out, err = command("train", tmp_path / "recipe.yaml", *options)
+    assert code == 0, err
+    assert f"The model is in {tmp_path / 'run'}" in out
+    assert set("FIVE") <= json.loads((tmp_path / "run" / "vocab.json").read_text()).keys()
+    assert "eval_wer" in json.loads((tmp_path / "run" / "all_results.json").read_text())
+    read = [path for method, path in local_hub.requests if method == "GET" and "/data/train-" in path]
+    assert read  # over the wire, not from the folder
