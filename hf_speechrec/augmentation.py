@@ -9,6 +9,8 @@ import torchaudio
 
 from .audio import SUFFIXES, AudioError, read_audio
 
+EQUALIZER_KNOTS = 5  # points of a random frequency response, evenly spaced to the ear
+
 
 @dataclass
 class Augmentation:
@@ -19,6 +21,8 @@ class Augmentation:
         speeds: factors one of which is drawn; pitch follows (Ko et al., 2015, "Audio augmentation for speech
             recognition").
         gain_db: volume changes by a draw from [-gain_db, gain_db].
+        equalizer_db: the spectrum is bent by a random smooth curve of up to so many dB either way, as by another
+            microphone (the idea is that of Nam et al., 2022, "FilterAugment").
         shift_seconds: an utterance moves by a draw from [-shift_seconds, shift_seconds] within its length; what leaves
             it at one end is replaced by silence at the other. For clips of one word.
         silence_probability: share of utterances that get digital silence before and after them, without which a
@@ -38,6 +42,7 @@ class Augmentation:
 
     speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
     gain_db: float = 15.0
+    equalizer_db: float = 0.0
     shift_seconds: float = 0.0
     silence_probability: float = 0.2
     silence_seconds: float = 1.0
@@ -70,6 +75,8 @@ class Augmentation:
         waveform = torch.from_numpy(samples)
         if self.speeds != [1.0]:
             waveform, _ = self._speed_perturbation(waveform)
+        if self.equalizer_db:
+            waveform = equalized(waveform, self.equalizer_db)
         if self.shift_seconds:
             shift = round(self.shift_seconds * sampling_rate * float(2 * torch.rand(()) - 1))
             waveform = torch.nn.functional.pad(waveform, (shift, -shift)) if abs(shift) < len(waveform) else waveform
@@ -130,6 +137,18 @@ def coloured_noise(length: int, exponent: float, generator: torch.Generator | No
     spectrum = torch.fft.rfft(torch.randn(length, generator=generator)) * frequencies ** (-exponent / 2)
     noise = torch.fft.irfft(spectrum, n=length)
     return noise / noise.square().mean().sqrt().clamp(min=1e-12)
+
+
+def equalized(waveform: torch.Tensor, most_db: float) -> torch.Tensor:
+    """Samples (samples,) with each frequency louder or softer by a random curve through five points a mel apart."""
+    spectrum = torch.fft.rfft(waveform)
+    # Frequencies as our ears space them, in [0, 1]; the lowest octaves get no more room than they need.
+    mels = torch.log1p(torch.arange(len(spectrum)) * (10 / len(spectrum))) / np.log(11)
+    knots = most_db * (2 * torch.rand(EQUALIZER_KNOTS) - 1)
+    position = mels * (EQUALIZER_KNOTS - 1)
+    below = position.long().clamp(max=EQUALIZER_KNOTS - 2)
+    decibels = knots[below].lerp(knots[below + 1], position - below)
+    return torch.fft.irfft(spectrum * 10 ** (decibels / 20), n=len(waveform))
 
 
 def add_noise(samples: np.ndarray, snr_db: float, seed: int) -> np.ndarray:

@@ -27,8 +27,6 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         hop_length (`int`, defaults to 160): samples between frames (10 ms at 16 kHz).
         win_length (`int`, defaults to 400): samples in a periodic Hann window (25 ms at 16 kHz).
         n_fft (`int`, defaults to 512): size of the Fourier transform, at least `win_length`.
-        subtract_utterance_mean (`bool`, defaults to `False`): first take from each mel bin its mean over the utterance,
-            which makes volume and microphone of no account. For whole utterances only: a stream has no such mean.
         feature_mean (`list[float]`, *optional*): mean of each mel bin over the training set; 0 where not given.
         feature_std (`list[float]`, *optional*): standard deviation of each mel bin; 1 where not given.
         padding_value (`float`, defaults to 0.0): value of padded frames, the mean of the training set.
@@ -43,7 +41,6 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         hop_length: int = 160,
         win_length: int = 400,
         n_fft: int = 512,
-        subtract_utterance_mean: bool = False,
         feature_mean: list[float] | None = None,
         feature_std: list[float] | None = None,
         padding_value: float = 0.0,
@@ -60,7 +57,6 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
         self.win_length = win_length
         self.n_fft = n_fft
-        self.subtract_utterance_mean = subtract_utterance_mean
         self.feature_mean = None if feature_mean is None else [float(value) for value in feature_mean]
         self.feature_std = None if feature_std is None else [float(value) for value in feature_std]
         self._constants: dict[torch.device, tuple[torch.Tensor, ...]] = {}
@@ -119,9 +115,6 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
 
         features = self._log_mel(padded)  # (batch, frames, mels)
         mask = torch.arange(features.shape[1], device=device) < self.num_frames(num_samples)[:, None]
-        if self.subtract_utterance_mean:
-            total = features.masked_fill(~mask[..., None], 0.0).sum(1, keepdim=True)
-            features = features - total / mask.sum(1)[:, None, None]
         _, _, mean, std = self._constants_on(features.device)
         features = (features - mean) / std
         features = features.masked_fill(~mask[..., None], self.padding_value)

@@ -51,9 +51,6 @@ class StreamingRecognizer:
             and 6 where that has whole utterances.
         endpoint_seconds: so much time without a letter ends a segment. It cuts the text only: what the model remembers
             goes on until `reset`.
-
-    Raises:
-        ValueError: for a model whose features need the whole utterance.
     """
 
     def __init__(
@@ -67,8 +64,6 @@ class StreamingRecognizer:
         self.model = model.eval()
         self.extractor = processor.feature_extractor
         self.tokenizer = processor.tokenizer
-        if self.extractor.subtract_utterance_mean:
-            raise ValueError("expected features that a stream has: these take the mean of the whole utterance")
         config = model.config
         self.chunk_frames = chunk_frames or config.chunk_frames or CHUNK_FRAMES
         inherited = config.lookahead_frames if config.chunk_frames else LOOKAHEAD_FRAMES

@@ -184,6 +184,21 @@ def test_a_warp_moves_a_peak_along_the_mels():
     assert warped[0] == 0
 
 
+def test_an_equalizer_bends_the_spectrum_smoothly_within_its_bounds():
+    noise = coloured_noise(4 * RATE, 0.0)
+    augmentation = replace(NOTHING, equalizer_db=12.0)
+    bends = []
+    for _ in range(20):
+        changed = torch.from_numpy(augmentation.waveform(noise.numpy(), RATE))
+        assert len(changed) == len(noise)
+        gains = 20 * (torch.fft.rfft(changed).abs() / torch.fft.rfft(noise).abs()).log10()[10:-10]
+        assert gains.abs().max() < 12.1
+        assert gains.diff().abs().max() < 0.1  # smooth
+        bends.append(float(gains.max() - gains.min()))
+    assert max(bends) > 10
+    assert len({round(bend, 3) for bend in bends}) == 20
+
+
 def test_nothing_said_is_silence_or_quiet_noise():
     augmentation = Augmentation()
     levels = []

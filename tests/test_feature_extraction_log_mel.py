@@ -240,23 +240,3 @@ def test_sizes_that_do_not_fit_are_an_error():
     for name in ("feature_mean", "feature_std"):
         with pytest.raises(ValueError, match=f"expected 80 values in {name}, one a mel bin, got 3"):
             LogMelFeatureExtractor(**{name: [1.0, 2.0, 3.0]})
-
-
-def test_without_its_own_mean_an_utterance_is_the_same_at_any_volume(speech):
-    extractor = LogMelFeatureExtractor(subtract_utterance_mean=True)
-    features = [
-        extractor(gain * speech, sampling_rate=RATE, return_tensors="pt")["input_features"] for gain in (0.5, 1, 2)
-    ]
-    plain = LogMelFeatureExtractor()(speech, sampling_rate=RATE, return_tensors="pt")["input_features"]
-    torch.testing.assert_close(features[1], plain - plain.mean(1, keepdim=True))
-    assert (features[0] - features[2]).abs().median() < 1e-3  # but where the floor cuts silence off
-
-
-def test_its_own_mean_does_not_depend_on_who_shares_the_batch(speech):
-    extractor = LogMelFeatureExtractor(subtract_utterance_mean=True, feature_mean=[1.0] * 80, feature_std=[2.0] * 80)
-    short = speech[: len(speech) // 3]
-    (alone,) = extractor(short, sampling_rate=RATE, return_tensors="pt")["input_features"]
-    together = extractor([speech, short], sampling_rate=RATE, return_tensors="pt")
-    torch.testing.assert_close(together["input_features"][1, : len(alone)], alone)
-    assert (together["input_features"][1, len(alone) :] == 0).all()
-    assert LogMelFeatureExtractor.from_dict(extractor.to_dict()).subtract_utterance_mean is True

@@ -8,7 +8,7 @@ from conftest import RATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
+from hf_speechrec import ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.loading import load_model
 from hf_speechrec.streaming import StreamingRecognizer
 
@@ -190,11 +190,3 @@ def test_after_the_end_only_a_reset_helps(an4_model, speech):
 def test_nothing_at_all_is_no_error(small_models, processor):
     recognizer = StreamingRecognizer(small_models[4], processor)
     assert recognizer.flush().words == []
-
-
-def test_features_of_whole_utterances_cannot_be_streamed(small_models, tokenizer):
-    from transformers import Wav2Vec2Processor
-
-    processor = Wav2Vec2Processor(LogMelFeatureExtractor(subtract_utterance_mean=True), tokenizer)
-    with pytest.raises(ValueError, match="mean of the whole utterance"):
-        StreamingRecognizer(small_models[4], processor)
