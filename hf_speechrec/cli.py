@@ -72,7 +72,8 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file; recipes/ has some.")],
     corpus: Annotated[str | None, typer.Option(help="Where the corpus is, in place of the recipe's.")] = None,
     held_out: Annotated[
-        str | None, typer.Option(help="Speakers to choose by: a file, a share such as 0.1, or none to train on all.")
+        str | None,
+        typer.Option(help="To choose by: a file of speakers, a share such as 0.1, another part, or none."),
     ] = None,
     model_name_or_path: Annotated[str | None, typer.Option(help="Start from this checkpoint (fine-tuning).")] = None,
     vocabulary: Annotated[
@@ -92,7 +93,7 @@ def train(
     - `hf-speechrec train recipes/an4.yaml --model.hidden_size 256 --augmentation.gain_db 6`
     - `hf-speechrec train recipes/commands.yaml --corpus my-clips/`
     - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
-    - `hf-speechrec train recipes/commands.yaml --corpus user/clips --streaming --max_steps 5000`
+    - `hf-speechrec train recipes/fine-tune.yaml --corpus user/data --held-out none --streaming --max_steps 5000`
     - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
     """
     from .recipe import Recipe
@@ -108,9 +109,11 @@ def train(
     with clear_errors():
         sections, arguments = split_section_options(context.args)
         overrides = {name: value for name, value in named.items() if value is not None} | sections
-        folder = run(Recipe.from_yaml(recipe, overrides), arguments, device)
+        settings = Recipe.from_yaml(recipe, overrides)
+        folder = run(settings, arguments, device)
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(f"The model is in {folder}; try: hf-speechrec transcribe FILE --model {folder}")
+        use = "transcribe" if settings.task == "ctc" else "classify"
+        typer.echo(f"The model is in {folder}; try: hf-speechrec {use} FILE --model {folder}")
 
 
 def split_section_options(arguments: list[str]) -> tuple[dict, list[str]]:
@@ -163,12 +166,13 @@ def evaluate(
     from .evaluation import evaluate_recognizer, format_report
     from .evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
     from .labelled_corpora import read_labelled_corpus
-    from .loading import is_classifier, load_pipeline
+    from .loading import CHECKPOINTS, is_classifier, load_pipeline
     from .model_card import command_line, condition_name, render_model_card, update_facts
 
     with clear_errors(), quiet_libraries():
-        if update_card and not Path(model).is_dir():
-            raise ValueError(f"{model}: a card is updated in a model folder, and there is none of that name")
+        is_bundled = model in {path.name for path in CHECKPOINTS.iterdir()}
+        if update_card and (is_bundled or not Path(model).is_dir()):
+            raise ValueError(f"{model}: a card is updated in a model folder; expected its path")
         names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
         loaded = load_pipeline(model, device)
         conditions: dict[str, Any] = {"gain_db": gain_db, "noise_snr_db": noise_snr_db, "batch_size": batch_size}
@@ -180,10 +184,14 @@ def evaluate(
         else:
             report = evaluate_recognizer(loaded, read_corpus(corpus, split, speakers=names), **conditions)
             text = format_report(report)
-        report |= {"command": command_line(), "corpus": corpus_name or Path(corpus).stem or corpus, "split": split}
+        default_name = Path(corpus).name if Path(corpus).is_dir() else Path(corpus).stem
+        report |= {"command": command_line(), "corpus": corpus_name or default_name, "split": split}
         if update_card:
             name = condition_name(report["corpus"], split, gain_db, noise_snr_db)
-            if plot is None and "confusion_matrix" in report and not (gain_db or noise_snr_db):
+            if names is not None:
+                report["speakers"] = len(names)
+                name += f", {len(names)} speakers"
+            if "confusion_matrix" in report and not (gain_db or noise_snr_db or names):
                 plot_confusion_matrix(report["confusion_matrix"], report["labels"], Path(model, "confusion_matrix.png"))
             update_facts(model, evaluations={name: report})
             render_model_card(model)
@@ -197,7 +205,7 @@ def prepare(
     corpus: Annotated[str, typer.Argument(help="A folder, a manifest, librispeech:SUBSET, or a Hub data set.")],
     folder: Annotated[Path, typer.Argument(help="Where to write.")],
     splits: Annotated[
-        str | None, typer.Option(help="Parts of the corpus, as train,test; without them all is one part.")
+        str | None, typer.Option(help="Parts of the corpus: train,test. By default all is one part, train.")
     ] = None,
     task: Annotated[Task, typer.Option(help="ctc: recordings with texts; classification: with labels.")] = Task.ctc,
     push_to: Annotated[str | None, typer.Option("--push", help="Also publish it under this name: user/name.")] = None,
@@ -208,7 +216,7 @@ def prepare(
 
     - `hf-speechrec prepare data/an4 prepared/an4 --splits train,test`
     - `hf-speechrec prepare clips/ prepared/clips --task classification --splits train,test --push user/clips --private`
-    - `hf-speechrec train recipes/an4.yaml --corpus user/an4 --streaming --max_steps 5000`
+    - `hf-speechrec train recipes/an4.yaml --corpus user/an4 --held-out test --streaming --max_steps 5000`
     """
     from .hub import upload
     from .preparation import prepare as run
@@ -218,7 +226,11 @@ def prepare(
         run(corpus, folder, names, task)
         typer.echo(f"The data set is in {folder}")
         if push_to is not None:
-            typer.echo(upload(folder, push_to, "dataset", private=private, commit_message="Upload the data set"))
+            patterns = ["README.md", "data/*.parquet"]
+            message = "Upload the data set"
+            typer.echo(
+                upload(folder, push_to, "dataset", private=private, commit_message=message, allow_patterns=patterns)
+            )
 
 
 @app.command()

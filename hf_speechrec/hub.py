@@ -1,5 +1,6 @@
 """A model → a repository on the Hub that others can load, whether or not they have this package."""
 
+import contextlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -26,8 +29,8 @@ from .model_card import FACTS, render_model_card
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
-# What is uploaded while a run goes on; never a pickle.
-PUBLISHED = ("README.md", "*.json", "*.png", "*.py", "model*.safetensors")
+# What of a checkpoint is uploaded while a run goes on; never a pickle.
+PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)
 COMPANIONS = (FACTS, "all_results.json", "*.png")  # what a run leaves beside the weights, and a card shows
 ATTEMPTS = 3
@@ -96,7 +99,8 @@ def push_model(
     Args:
         model: a model of ours.
         repo_id: "user/name"; made where there is none.
-        processor: its processor or feature extractor; by default that of the folder it was loaded from.
+        processor: its processor or feature extractor; by default that of the folder it was loaded from. That folder's
+            plots and figures are published too where the weights are still the same.
         weights: a file of its weights to upload in place of newly written ones.
         private: whether a new repository is private.
         revision: branch to push to, made where there is none.
@@ -143,11 +147,19 @@ def write_hub_folder(
     else:
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if source is not None:
+    # What was measured is true of the weights in the source, not of what has been trained on in memory since.
+    if source is not None and (weights is not None or _has_weights_of(model, source)):
         for pattern in COMPANIONS:
             for file in source.glob(pattern):
                 shutil.copyfile(file, folder / file.name)
     render_model_card(folder, model_id)
+
+
+def _has_weights_of(model: PreTrainedModel, folder: Path) -> bool:
+    if not (folder / WEIGHTS).exists():
+        return False
+    stored, own = load_file(folder / WEIGHTS), model.state_dict()
+    return own.keys() == stored.keys() and all(own[name].cpu().equal(stored[name].to(own[name].dtype)) for name in own)
 
 
 def check_loads_for_others(folder: Path) -> None:
@@ -208,26 +220,43 @@ def upload(
     create_pr: bool = False,
     token: str | None = None,
     commit_message: str = "Upload",
+    allow_patterns: list[str] | None = None,
 ) -> str:
     """
     A folder → one commit of a repository, which is made where there is none; what breaks off is tried again. Returns
     the address of the commit or pull request. Raises `HubError`.
     """
     api = HfApi(token=token)
-    try:
+    with clear_hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
-        for attempt in range(1, ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _commit(api, folder, repo_id, repo_type, revision, create_pr, commit_message)
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    repo_type=repo_type,
+                    folder_path=folder,
+                    commit_message=commit_message,
+                    revision=revision,
+                    create_pr=create_pr,
+                    allow_patterns=allow_patterns,
+                )
+                return commit.pr_url or commit.commit_url
             except (HTTPError, RuntimeError) as error:
-                if _status(error) < 500:  # it would be refused again
+                if attempt == ATTEMPTS or _status(error) < 500:  # it would be refused again
                     raise
                 reason = first_line(error)
                 logger.warning("The upload broke off (%s), attempt %d of %d follows", reason, attempt + 1, ATTEMPTS)
                 time.sleep(attempt)
-        return _commit(api, folder, repo_id, repo_type, revision, create_pr, commit_message)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def clear_hub_errors(repo_id: str) -> Iterator[None]:
+    """What goes wrong while something is published is a `HubError` of one line."""
+    try:
+        yield
     except LocalTokenNotFoundError:
         raise HubError("no token for the Hub: run `hf auth login`, or set HF_TOKEN") from None
     except HFValidationError as error:
@@ -246,18 +275,6 @@ def _status(error: BaseException) -> int:
     """HTTP status of what went wrong, 500 for a connection that broke; huggingface_hub wraps that of a large file."""
     cause = error.__cause__ if isinstance(error, RuntimeError) else error
     return getattr(getattr(cause, "response", None), "status_code", 500)
-
-
-def _commit(api: HfApi, folder: Path, repo_id: str, repo_type: str, revision, create_pr: bool, message: str) -> str:
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        repo_type=repo_type,
-        folder_path=folder,
-        commit_message=message,
-        revision=revision,
-        create_pr=create_pr,
-    )
-    return commit.pr_url or commit.commit_url
 
 
 __all__ = ["HubError", "check_loads_for_others", "push_folder", "push_model", "upload", "write_hub_folder"]

@@ -37,6 +37,7 @@ SETTINGS = (
     "vocab_size",
     "confidence_threshold",
 )
+SECRETS = ("token", "password", "secret", "key")  # in the name of an option
 TITLES = {"wer": "WER", "cer": "CER", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 METRIC_TYPES = {"macro_f1": "f1"}  # the Hub's names, where they are not ours
 
@@ -55,17 +56,18 @@ def read_facts(folder: str | PathLike) -> dict[str, Any]:
     return {section: facts.get(section, {}) for section in ("card", "training", "evaluations")}
 
 
-def update_facts(folder: str | PathLike, **sections: dict[str, Any]) -> None:
+def update_facts(folder: str | PathLike, *, anew: bool = False, **sections: dict[str, Any]) -> None:
     """
     Add to what a model folder knows about itself.
 
     Args:
+        anew: forget what was known: of weights that are about to be replaced.
         card: the words of a recipe's `card` section (`WORDS`).
         training: what the run was: `command`, `date`, `hardware`, `settings` and `results`.
         evaluations: reports of `evaluate_recognizer` or `evaluate_classifier` by a name for the part and the
             conditions ("AN4 test, noise at 10 dB").
     """
-    facts = read_facts(folder)
+    facts = {"card": {}, "training": {}, "evaluations": {}} if anew else read_facts(folder)
     for section, values in sections.items():
         facts[section] |= {name: value for name, value in values.items() if value is not None}
     # Lists of utterances are for whoever evaluates, not for a card.
@@ -87,8 +89,9 @@ def condition_name(corpus: str, split: str | None, gain_db: float = 0.0, noise_s
 
 def command_line() -> str | None:
     """
-    The command that this process was started by, for cards: absolute paths, which tell of a machine and help nobody,
-    are cut to `PATH/name`. None where it was not a command (a notebook, an interpreter).
+    The command that this process was started by, for cards: paths that lead out of the working folder, which tell of a
+    machine and help nobody, are cut to `PATH/name`, and secrets are masked. None where it was not a command (a
+    notebook, an interpreter).
     """
     program = Path(sys.argv[0])
     if program.stem == "hf-speechrec" or program.parts[-2:] == ("hf_speechrec", "__main__.py"):
@@ -99,9 +102,17 @@ def command_line() -> str | None:
         command = ["python", f"PATH/{program.name}" if program.is_absolute() else str(program)]
     else:
         return None
+    is_secret = False
     for argument in sys.argv[1:]:
-        name, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
-        command.append(name + equals + (f"PATH/{Path(value).name}" if Path(value).is_absolute() else value))
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if any(word in name for word in SECRETS):
+            value = "***" if equals else value
+        elif is_secret:
+            value = "***"
+        elif value.startswith(("/", "~", "..")):
+            value = f"PATH/{Path(value).name}"
+        is_secret = not equals and argument.startswith("--") and any(word in argument for word in SECRETS)
+        command.append(name + equals + value)
     return shlex.join(command)
 
 
@@ -128,7 +139,12 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     task = "audio-classification" if is_for_labels else "automatic-speech-recognition"
     family = "BiLSTM classifier" if is_for_labels else "ResNet + BiGRU recogniser"
     title = words.get("title") or f"{family}: {(model_id or folder.resolve().name).rpartition('/')[2]}"
-    results = [result for report in reports.values() for result in _eval_results(task, report, words.get("dataset"))]
+    results = [
+        result
+        for name, report in reports.items()
+        if _rows_or_error(folder, name, report)
+        for result in _eval_results(task, report, words.get("dataset"))
+    ]
     data = ModelCardData(
         language=words.get("language"),
         license=words.get("license"),
@@ -146,10 +162,11 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         template_path=str(TEMPLATE),
         title=title,
         family=family,
-        labels=", ".join(config.id2label.values()) if is_for_labels else None,
+        labels=", ".join(f"`{label}`" for label in config.id2label.values()) if is_for_labels else None,
         model_id=model_id or folder.resolve().name,
         **{name: words.get(name) for name in ("summary", "training_data", "limits")},
-        results=[row for name, report in reports.items() for row in _result_rows(name, report)] + _held_out(training),
+        results=[_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]
+        + _held_out(training),
         training=training,
         settings=settings + list(training.get("settings", {}).items()) + _results(training),
         plot="training.png" if (folder / "training.png").exists() else None,
@@ -162,7 +179,8 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
 
 
 def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> list[EvalResult]:
-    if report["gain_db"] or report["noise_snr_db"] is not None:  # a page would show them as the data set's own
+    # A page would show them as the data set's own.
+    if report["gain_db"] or report["noise_snr_db"] is not None or report.get("speakers"):
         return []
     name = report.get("corpus") or dataset or "a corpus of its own"
     return [
@@ -178,6 +196,18 @@ def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> lis
         for metric in TITLES
         if metric in report
     ]
+
+
+def _rows_or_error(folder: Path, name: str, report: dict[str, Any]) -> list[dict[str, str]]:
+    try:
+        return _result_rows(name, report)
+    except KeyError as error:
+        raise ValueError(f"{folder / FACTS}: the evaluation {name!r} has no {error}") from None
+
+
+def _cells(row: dict[str, str]) -> dict[str, str]:
+    """Nothing that would end a table's cell."""
+    return {key: " ".join(value.split()).replace("|", "\\|") for key, value in row.items()}
 
 
 def _result_rows(name: str, report: dict[str, Any]) -> list[dict[str, str]]:
@@ -215,9 +245,9 @@ def _held_out(training: dict[str, Any]) -> list[dict[str, str]]:
     """The training's own figures, on the speakers that it chose by."""
     return [
         {
-            "measure": f"{title}, held-out part of the training set",
+            "measure": f"{title}, held-out part",
             "value": f"{training['results'][f'eval_{metric}']:.2%}",
-            "how": "by the training run, which chose its weights there",
+            "how": "by the training run, on what it held out to choose by",
         }
         for metric, title in TITLES.items()
         if f"eval_{metric}" in training.get("results", {})

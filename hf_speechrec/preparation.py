@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -21,19 +22,21 @@ SHARD_BYTES = 256 * 2**20
 MIN_SHARDS = 8  # each process and each worker of a data loader reads whole files
 ROW_GROUP = 50  # utterances that a reader has to fetch at once
 HUB_SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus"}  # what a data set's page plays; anything else becomes FLAC
+FLAC_RATE = 16_000  # Hz
 SHUFFLE_SEED = 0
 
 
 def prepare(corpus: str | PathLike, folder: str | PathLike, splits: list[str] | None = None, task: str = "ctc") -> Path:
     """
     Write a corpus as Parquet files, `data/SPLIT-00000-of-00008.parquet`, with the columns `audio`, `text` or `label`,
-    `speaker` and `duration`. Utterances are mixed once, since a stream can only be mixed a little, and a file appears
-    under its name when it is whole.
+    `speaker` and `duration`. Utterances are mixed once, since a stream can only be mixed a little. The folder `data`
+    appears when all is written.
 
     Args:
         corpus: what `read_corpus` or, for the task "classification", `read_labelled_corpus` takes.
         folder: where to write; `datasets.load_dataset` and our own commands read it as they would read the Hub.
-        splits: the parts of the corpus; without them all of it becomes the part "train".
+        splits: the parts of the corpus; without them all of it (of a Hub data set its part "train") becomes the part
+            "train". What a name cannot have there becomes an underscore: `train_clean_100`.
         task: "ctc" or "classification".
 
     Returns:
@@ -42,25 +45,25 @@ def prepare(corpus: str | PathLike, folder: str | PathLike, splits: list[str] | 
     Raises:
         CorpusError: where there is nothing to write, or the folder already holds other data.
     """
-    data = Path(folder, "data")
-    if data.exists() and any(data.iterdir()):
-        raise CorpusError(f"{data}: expected an empty folder, or none; it already holds files")
-    data.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise CorpusError(f"{folder}: expected an empty folder, or none; it already holds files")
     read = read_corpus if task == "ctc" else read_labelled_corpus
-    sizes = {}
-    parts: list[str | None] = [*splits] if splits else [None]
-    for split in parts:
-        dataset = read(corpus, split)
-        name = split or "train"
-        sizes[name] = _write_split(dataset.shuffle(seed=SHUFFLE_SEED), data, name, "text" if task == "ctc" else "label")
-    _write_card(Path(folder), Path(corpus).name, task, sizes)
-    return Path(folder)
+    # All of them first: a part that is not there should not be found after hours of writing.
+    parts = {re.sub(r"\W", "_", split): read(corpus, split) for split in splits} if splits else {}
+    parts = parts or {"train": read(corpus)}
+    partial = folder / "data.partial"
+    partial.mkdir(parents=True)
+    target = "text" if task == "ctc" else "label"
+    sizes = {name: _write_split(part.shuffle(seed=SHUFFLE_SEED), partial, name, target) for name, part in parts.items()}
+    _write_card(folder, Path(corpus).name, task, sizes)
+    partial.rename(folder / "data")
+    return folder
 
 
 def _write_split(dataset: datasets.Dataset, data: Path, split: str, target: str) -> tuple[int, float]:
     """Returns the number of utterances and their hours."""
-    sizes = [Path(row["path"]).stat().st_size if row.get("path") else len(row["audio"]["bytes"]) for row in dataset]
-    shards = min(max(-(-sum(sizes) // SHARD_BYTES), MIN_SHARDS), len(dataset))
+    shards = min(max(-(-sum(map(_bytes, dataset)) // SHARD_BYTES), MIN_SHARDS), len(dataset))
     features = datasets.Features(
         {
             "audio": ENCODED,
@@ -78,26 +81,35 @@ def _write_split(dataset: datasets.Dataset, data: Path, split: str, target: str)
                 rows.append({name: row[name] for name in (target, "speaker", "duration")} | {"audio": _embedded(row)})
             except AudioError as error:
                 problems.append(str(error))
-        partial = data / f"{split}-{i:05d}-of-{shards:05d}.partial"
         shard = datasets.Dataset.from_list(rows, features=features).cast_column("audio", datasets.Audio())
-        shard.to_parquet(partial, batch_size=ROW_GROUP)
-        partial.rename(partial.with_suffix(".parquet"))
+        shard.to_parquet(data / f"{split}-{i:05d}-of-{shards:05d}.parquet", batch_size=ROW_GROUP)
         written += len(rows)
         seconds += sum(row["duration"] for row in rows)
     warn_of(problems, len(dataset), split)
     return written, seconds / 3600
 
 
+def _bytes(row: dict) -> int:
+    source = row_source(row)
+    is_in_row = isinstance(source, dict) and source["bytes"] is not None
+    return len(source["bytes"]) if is_in_row else _path(row).stat().st_size
+
+
+def _path(row: dict) -> Path:
+    source = row_source(row)
+    return Path((source["path"] if isinstance(source, dict) else source) or "")
+
+
 def _embedded(row: dict) -> dict:
     """The recording's bytes, and its name without the folders of this machine."""
-    source = row_source(row)
-    path = Path(row["path"] if row.get("path") else row["audio"].get("path") or "audio")
+    source, path = row_source(row), _path(row)
+    content = source["bytes"] if isinstance(source, dict) else None
+    if content is not None and not path.name:
+        return {"bytes": content, "path": None}
     if path.suffix.lower() in HUB_SUFFIXES:
-        content = source["bytes"] if isinstance(source, dict) else Path(source).read_bytes()
-        return {"bytes": content, "path": path.name}
-    rate = 16_000
+        return {"bytes": path.read_bytes() if content is None else content, "path": path.name}
     file = io.BytesIO()
-    soundfile.write(file, read_audio(source, rate), rate, format="FLAC")
+    soundfile.write(file, read_audio(source, FLAC_RATE), FLAC_RATE, format="FLAC")
     return {"bytes": file.getvalue(), "path": f"{path.stem}.flac"}
 
 
@@ -121,7 +133,7 @@ def _write_card(folder: Path, name: str, task: str, sizes: dict[str, tuple[int, 
         f"Recordings with their {target}s, written by `hf-speechrec prepare`. Add here whose they are, how they were\n"
         "made, and their licence: nobody else can know.\n\n"
         f"| part | utterances | hours |\n| --- | --- | --- |\n{rows}\n\n"
-        "```bash\nhf-speechrec train RECIPE --corpus USER/NAME --streaming --max_steps 10000\n```\n"
+        "```bash\nhf-speechrec train RECIPE --corpus USER/NAME --held-out none --streaming --max_steps 10000\n```\n"
     )
     DatasetCard(text).save(folder / "README.md")
 

@@ -18,7 +18,6 @@ from .modeling_resnet_bigru import ResNetBiGruForCTC
 
 CHUNK_FRAMES = 12  # logit frames, where neither caller nor config say; with the look-ahead 860 ms of latency
 LOOKAHEAD_FRAMES = 6
-CONTEXT_HOPS = 2  # feature frames on either side that an STFT window of up to five hops reaches into
 
 
 @dataclass
@@ -75,6 +74,8 @@ class StreamingRecognizer:
         reach = 2 * config.num_residual_blocks * stride
         self.right_context = reach + (stride == 1)  # feature frames behind a logit frame's own
         self.left_context = -(-(reach + 2) // self.reduction)  # logit frames before
+        # Feature frames on either side that the STFT of a frame reaches into.
+        self.context_hops = -(-(self.extractor.n_fft - self.extractor.hop_length) // (2 * self.extractor.hop_length))
         self.frame_seconds = self.reduction * self.extractor.hop_length / self.extractor.sampling_rate
         self.endpoint_frames = round(endpoint_seconds / self.frame_seconds)
         self.reset()
@@ -82,14 +83,14 @@ class StreamingRecognizer:
     @property
     def latency(self) -> float:
         """Algorithmic latency in seconds: chunk, look-ahead, and what convolutions and STFT reach for."""
-        samples = self.right_context * self.extractor.hop_length + CONTEXT_HOPS * self.extractor.hop_length
+        samples = self.right_context * self.extractor.hop_length + self.context_hops * self.extractor.hop_length
         ahead = (self.chunk_frames + self.lookahead_frames) * self.frame_seconds
         return ahead + samples / self.extractor.sampling_rate
 
     def reset(self) -> None:
         """Forget everything: the next samples begin a new recording."""
         self._resampler: _StreamResampler | None = None
-        self._samples = np.zeros(0, np.float32)  # from `_frames_done - CONTEXT_HOPS` hops on
+        self._samples = np.zeros(0, np.float32)  # from `_frames_done - context_hops` hops on
         self._heard = 0  # samples, at the model's rate
         self._frames_done = 0  # feature frames
         self._features = torch.zeros(0, self.extractor.feature_size)  # the last of them
@@ -116,6 +117,8 @@ class StreamingRecognizer:
 
     def flush(self) -> Update:
         """The end: what was held back for want of context. After it only `reset` helps."""
+        if self._is_flushed:
+            return Update()
         rest = np.zeros(0, np.float32) if self._resampler is None else self._resampler.flush()
         update = self._decoder.update(self._step(rest, is_last=True), is_last=True)
         self._is_flushed = True
@@ -131,11 +134,14 @@ class StreamingRecognizer:
 
     def _checked(self, samples: np.ndarray, sampling_rate: int | None) -> np.ndarray:
         """Samples at the model's rate."""
-        samples = np.asarray(samples, dtype=np.float32)
+        samples = np.asarray(samples)
         own = self.extractor.sampling_rate
         rate = sampling_rate or own
         if self._is_flushed:
             raise ValueError("the stream has been flushed: call reset() to begin another")
+        if samples.size and not np.issubdtype(samples.dtype, np.floating):
+            raise ValueError(f"expected float samples in about [-1, 1], got {samples.dtype}: divide by its maximum")
+        samples = samples.astype(np.float32)
         if samples.ndim != 1:
             raise ValueError(f"expected mono samples of shape (samples,), got {samples.shape}")
         if not np.isfinite(samples).all() or (len(samples) and np.abs(samples).max() > MAX_AMPLITUDE):
@@ -162,17 +168,17 @@ class StreamingRecognizer:
 
     def _make_features(self, is_last: bool) -> None:
         hop = self.extractor.hop_length
-        first = max(0, self._frames_done - CONTEXT_HOPS)
-        ready = -(-self._heard // hop) if is_last else max(0, self._heard // hop - CONTEXT_HOPS)
+        first = max(0, self._frames_done - self.context_hops)
+        ready = -(-self._heard // hop) if is_last else max(0, self._heard // hop - self.context_hops)
         if ready <= self._frames_done:
             return
-        end = len(self._samples) if is_last else (ready + CONTEXT_HOPS - first) * hop
+        end = len(self._samples) if is_last else (ready + self.context_hops - first) * hop
         block = self.extractor(
             self._samples[:end], sampling_rate=self.extractor.sampling_rate, return_tensors="pt"
         ).input_features[0]
         self._features = torch.cat([self._features, block[self._frames_done - first : ready - first]])
         self._frames_done = ready
-        self._samples = self._samples[(max(0, ready - CONTEXT_HOPS) - first) * hop :]
+        self._samples = self._samples[(max(0, ready - self.context_hops) - first) * hop :]
 
     def _encode(self, is_last: bool) -> None:
         reduction = self.reduction

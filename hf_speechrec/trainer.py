@@ -17,7 +17,8 @@ from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
 from .collator import SpeechCollator
-from .model_card import render_model_card, update_facts
+from .loading import first_line
+from .model_card import FACTS, render_model_card, update_facts
 
 logger = logging.getLogger(__name__)
 
@@ -162,22 +163,37 @@ class SpeechTrainer(Trainer):
             return
         if self.push_in_progress is not None and not self.push_in_progress.is_done():
             return
+        if self.push_in_progress is not None:
+            self._report_push()
         output_dir = Path(str(self.args.output_dir))
+        names = {"README.md", FACTS}
         for pattern in PUBLISHED:
             for file in Path(checkpoint_folder).glob(pattern):
                 if file.name not in UNPUBLISHED:
                     shutil.copyfile(file, output_dir / file.name)
+                    names.add(file.name)
         self.create_model_card()
         job = HfApi(token=self.args.hub_token).upload_folder(
             repo_id=str(self.hub_model_id),
             folder_path=output_dir,
             commit_message=f"Training in progress, step {self.state.global_step}",
             revision=self.args.hub_revision,
-            allow_patterns=list(PUBLISHED),
-            ignore_patterns=[*UNPUBLISHED, "*/*"],
+            allow_patterns=sorted(names),
             run_as_future=True,
         )
         self.push_in_progress = PushInProgress([job])  # type: ignore[assignment, arg-type]
+
+    def _report_push(self) -> None:
+        """A push in the background that failed is worth a line; the run goes on."""
+        for job in self.push_in_progress.jobs:  # type: ignore[attr-defined]
+            if job.done() and job.exception() is not None:
+                logger.warning("A checkpoint could not be pushed (%s)", first_line(job.exception()))
+
+    def init_hf_repo(self, token=None, private=None) -> None:
+        from .hub import clear_hub_errors
+
+        with clear_hub_errors(str(self.args.hub_model_id or self.args.output_dir)):
+            super().init_hf_repo(token=token, private=private)
 
     def _save_checkpoint(self, model, trial) -> None:
         output_dir = Path(super()._get_output_dir(trial))

@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from .augmentation import Augmentation
 from .corpora import read_corpus
 from .corpus_rows import CorpusError, select_speakers, split_held_out
+from .hub_corpora import is_hub_dataset
 from .labelled_corpora import read_labelled_corpus
 from .model_card import command_line, update_facts
 from .recipe import Recipe
@@ -47,6 +48,8 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     if recipe.held_out in (None, "", "none", 0):  # nothing to choose by: the last weights are kept
         arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     args = training_arguments(recipe.training, arguments, device, METRICS[recipe.task])
+    if recipe.streaming:
+        _check_stream(recipe, args)
     output_dir = Path(str(args.output_dir))
     # Before anything random: weights, the held-out draw and the augmentation all follow the seed.
     torch.manual_seed(args.seed)
@@ -59,12 +62,11 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     if augmentation is not None:
         train_set = _marked(train_set)
     if recipe.streaming:
-        if args.max_steps <= 0:
-            raise ValueError("a stream has no end: expected max_steps in the recipe's training section")
         train_set = train_set.shuffle(seed=args.seed, buffer_size=SHUFFLE_BUFFER)
         # Each process reads its own part; sent by the first one, batches of different length would not fit together.
         setattr(args.accelerator_config, "dispatch_batches", False)  # noqa: B010  typed as what it was given as
-    parts.data_collator.plain_epochs = recipe.curriculum_epochs
+    curriculum_epochs = 0 if recipe.streaming else recipe.curriculum_epochs  # a stream's lengths are not known before
+    parts.data_collator.plain_epochs = curriculum_epochs
     callbacks: list[TrainerCallback] = [CollatorEpoch(parts.data_collator)]
     if eval_set is not None and recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -79,7 +81,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         compute_metrics=parts.compute_metrics,
         preprocess_logits_for_metrics=parts.preprocess_logits_for_metrics,
         callbacks=callbacks,
-        shortest_first=recipe.curriculum_epochs > 0,
+        shortest_first=curriculum_epochs > 0,
     )
     size = _size(train_set)
     if trainer.is_world_process_zero():
@@ -91,7 +93,8 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
             args.device,
         )
         output_dir.mkdir(parents=True, exist_ok=True)
-        update_facts(output_dir, card=recipe.card, training=_facts(args))
+        update_facts(output_dir, anew=True, card=recipe.card, training=_facts(args))
+        (output_dir / "confusion_matrix.png").unlink(missing_ok=True)  # of what is about to be replaced
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, output_dir))
     metrics = {**result.metrics, **size, "seed": args.seed}
     if size:
@@ -134,6 +137,18 @@ def _facts(args) -> dict[str, Any]:
     }
 
 
+def _check_stream(recipe: Recipe, args) -> None:
+    if not is_hub_dataset(recipe.corpus):
+        raise CorpusError(f"{recipe.corpus}: only a Hub data set, or a folder in its form, can be streamed")
+    if args.max_steps <= 0:
+        raise ValueError("a stream has no end: expected max_steps in the recipe's training section")
+    # Processes come to the end of their parts at different steps, and would wait for each other.
+    if args.world_size > 1 and "epoch" in (args.eval_strategy, args.save_strategy):
+        raise ValueError(
+            "a stream in several processes: expected eval_strategy and save_strategy to be steps, got epoch"
+        )
+
+
 def _marked(train_set):
     """With the column that asks the collator to augment."""
     if isinstance(train_set, datasets.IterableDataset):
@@ -153,8 +168,6 @@ def _read(recipe: Recipe, seed: int):
     corpus = read(
         recipe.corpus, recipe.train_split, exclude_speakers=recipe.exclude_speakers, streaming=recipe.streaming
     )
-    if recipe.streaming and not isinstance(corpus, datasets.IterableDataset):
-        raise CorpusError(f"{recipe.corpus}: only a Hub data set, or a folder in its form, can be streamed")
     held_out = recipe.held_out
     if held_out in (None, "", "none", 0):
         return corpus, None
@@ -164,12 +177,21 @@ def _read(recipe: Recipe, seed: int):
         share = None
     if share is not None and not recipe.streaming:
         return split_held_out(corpus, share, seed)
-    path = next((p for p in (recipe.folder / str(held_out), Path(str(held_out))) if p.exists()), None)
+    path = next((p for p in (recipe.folder / str(held_out), Path(str(held_out))) if p.is_file()), None)
     if share is not None or (path is not None and recipe.streaming):
         raise CorpusError(f"{held_out}: of a stream no speakers can be held out; expected the name of another part")
     if path is None:
+        trained_on = recipe.train_split or ("train" if is_hub_dataset(recipe.corpus) else None)
+        if trained_on in (None, held_out):
+            raise CorpusError(
+                f"{held_out}: expected a file of held-out speakers or a share such as 0.1; a part of the corpus can be "
+                "held out where train_split names another one"
+            )
+        options = {"exclude_speakers": recipe.exclude_speakers, "streaming": recipe.streaming}
         try:
-            return corpus, read(recipe.corpus, str(held_out), exclude_speakers=recipe.exclude_speakers)
+            held = read(recipe.corpus, str(held_out), **options)
+            # Of a stream this part alone is fetched, and kept: every evaluation reads all of it.
+            return corpus, datasets.Dataset.from_list(list(held)) if recipe.streaming else held.sort("duration")
         except CorpusError as error:
             raise CorpusError(
                 f"{held_out}: expected a file of held-out speakers, a share such as 0.1, or a part of the corpus "

@@ -127,9 +127,10 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
             problem = f"{needed} labels, more than its {frames} frames"
         else:
             return True
-        problems.append(f"{row.get('path') or text[:40]}: {problem}")
-        if is_stream and len(problems) <= NAMED_PROBLEMS:
-            logger.warning("training: left out %s", problems[-1])
+        if len(problems) < NAMED_PROBLEMS or not is_stream:
+            problems.append(f"{row.get('path') or text[:40]}: {problem}")
+            if is_stream:
+                logger.warning("training: left out %s", problems[-1])
         return False
 
     if is_stream:  # read as it comes: nobody knows how many there will be

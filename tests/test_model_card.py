@@ -105,7 +105,7 @@ def test_a_runs_own_figures_and_plot_are_shown(folder):
     }
     update_facts(folder, training=training)
     text = ModelCard.load(render_model_card(folder)).text
-    assert "| WER, held-out part of the training set | 12.50% |" in text
+    assert "| WER, held-out part | 12.50% |" in text
     assert "`hf-speechrec train recipes/an4.yaml`" in text
     assert "| learning_rate | 0.001 |" in text
     assert "| train_hours | 0.6213 |" in text
@@ -141,6 +141,12 @@ def test_the_name_of_a_condition():
         (["/x/bin/hf-speechrec", "train", "r.yaml", "--corpus", "/home/me/an4"], 1, "train r.yaml --corpus PATH/an4"),
         (["/x/hf_speechrec/__main__.py", "evaluate", "an4", "--json=/tmp/a b.json"], 1, None),
         (["/x/hf_speechrec/__main__.py", "train", "r.yaml"], 2, None),
+        (
+            ["/x/bin/hf-speechrec", "train", "r.yaml", "--hub_token", "hf_x", "--a.b=../c"],
+            1,
+            "train r.yaml --hub_token '***' --a.b=PATH/c",
+        ),
+        (["/x/bin/hf-speechrec", "train", "r.yaml", "--hub-token=hf_x"], 1, "train r.yaml '--hub-token=***'"),
         (["benchmarks/an4.py", "/data/an4"], 1, "python benchmarks/an4.py PATH/an4"),
         (["/x/bin/pytest"], 1, "nothing"),
     ],
@@ -178,7 +184,7 @@ def test_an_evaluation_updates_the_card_of_a_classifier(classifier, speech_comma
     assert result.exit_code == 0, result.output
     card = ModelCard.load(folder / "README.md")
     assert "| accuracy, Clips train | 100.00% (95 % interval 100.00% to 100.00%) |" in card.text
-    assert "Its labels: _silence_, no, yes." in card.text
+    assert "Its labels: `_silence_`, `no`, `yes`." in card.text
     assert 'pipeline("audio-classification", model="mine")' in card.text
     assert "![What is taken for what](confusion_matrix.png)" in card.text
     assert (folder / "confusion_matrix.png").exists()
@@ -187,6 +193,25 @@ def test_an_evaluation_updates_the_card_of_a_classifier(classifier, speech_comma
     assert results == {"accuracy": 100.0, "f1": 100.0}
     report = json.loads((folder / FACTS).read_text())["evaluations"]["Clips train"]
     assert report["utterances"] == 9
+
+
+def test_nothing_ends_a_cell_of_the_table(folder):
+    update_facts(folder, evaluations={"a|b": REPORT | {"command": "x |\n y"}})
+    text = ModelCard.load(render_model_card(folder)).text
+    assert "| WER, a\\|b | 6.25%" in text
+    assert "`x \\| y`" in text
+
+
+def test_an_evaluation_without_its_figures_is_an_error_that_names_it(folder):
+    update_facts(folder, evaluations={"AN4 test": {"wer": 0.5, "gain_db": 0.0}})
+    with pytest.raises(ValueError, match="the evaluation 'AN4 test' has no 'date'"):
+        render_model_card(folder)
+
+
+def test_a_new_run_forgets_the_old_ones_figures(folder):
+    update_facts(folder, card=WORDS, evaluations={"AN4 test": REPORT})
+    update_facts(folder, anew=True, training={"command": "x"})
+    assert read_facts(folder) == {"card": {}, "training": {"command": "x"}, "evaluations": {}}
 
 
 def test_only_a_folders_card_can_be_updated(speech_commands):

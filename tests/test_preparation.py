@@ -75,6 +75,25 @@ def test_a_folder_with_data_is_not_written_into(prepared, an4):
         prepare(an4, prepared, ["train"])
 
 
+def test_nothing_is_written_where_a_part_is_missing(an4, tmp_path):
+    with pytest.raises(CorpusError, match="AN4 has the splits 'train' and 'test', got 'dev-clean'"):
+        prepare(an4, tmp_path / "out", ["train", "dev-clean"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parts_name_becomes_one_that_datasets_takes(an4_files, tmp_path):
+    folder = tmp_path / "corpus" / "train-clean"
+    folder.mkdir(parents=True)
+    (folder / "metadata.csv").write_text(f"path,text\n{an4_files[0]},HELLO\n")
+    prepared = prepare(tmp_path / "corpus", tmp_path / "out", ["train-clean"])
+    assert read_corpus(prepared, "train_clean")["text"][:] == ["HELLO"]
+
+
+def test_prepared_data_can_be_prepared_again(prepared, tmp_path):
+    again = prepare(prepared, tmp_path / "again", ["test"])
+    assert by_text(read_corpus(again, "test")).keys() == by_text(read_corpus(prepared, "test")).keys()
+
+
 def test_a_stream_has_the_same_rows(prepared):
     stream = read_corpus(prepared, "train", streaming=True)
     assert isinstance(stream, datasets.IterableDataset)

@@ -163,6 +163,7 @@ def _fresh(recognizer: StreamingRecognizer) -> StreamingRecognizer:
     ("samples", "rate", "message"),
     [
         (np.full(100, np.nan, np.float32), RATE, "expected finite samples"),
+        (np.zeros(100, np.int16), RATE, "expected float samples in about .-1, 1., got int16"),
         (np.full(100, np.inf, np.float32), RATE, "expected finite samples"),
         (np.zeros((2, 100), np.float32), RATE, r"expected mono samples of shape \(samples,\), got \(2, 100\)"),
         (np.zeros(100, np.float32), 8_000, "expected 16000 Hz as before, got 8000 Hz"),
@@ -183,6 +184,7 @@ def test_after_the_end_only_a_reset_helps(an4_model, speech):
     first = words(recognizer, speech, 4000)
     with pytest.raises(ValueError, match=r"flushed: call reset\(\)"):
         recognizer.feed(speech)
+    assert recognizer.flush().words == []  # nothing is heard twice
     recognizer.reset()
     assert words(recognizer, speech, 1234) == first
 
