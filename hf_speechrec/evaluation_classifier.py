@@ -25,6 +25,11 @@ def classification_rates(labels: Sequence, predictions: Sequence) -> dict[str, f
     }
 
 
+def label_names(config) -> list[str]:
+    """The labels in the order of their ids: a config that was read from JSON has them as "0", "1", "10", "2"."""
+    return [name for _, name in sorted(config.id2label.items())]
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits (utterances, classes)."""
     return torch.from_numpy(np.asarray(logits)).float().softmax(-1).numpy()
@@ -102,7 +107,7 @@ def evaluate_classifier(
     is_right = np.array([said == heard for said, heard in zip(truth, predictions, strict=True)])
     rates = classification_rates(truth, predictions)
     low, high = bootstrap_interval((~is_right).astype(int), np.ones(len(truth), dtype=int))
-    names = list(config.id2label.values())
+    names = label_names(config)
     per_class = classification_report(truth, predictions, labels=names, output_dict=True, zero_division=0)
     seconds = sum(result.duration for result in results)
     threshold = config.confidence_threshold
@@ -184,6 +189,7 @@ __all__ = [
     "evaluate_classifier",
     "expected_calibration_error",
     "format_classification_report",
+    "label_names",
     "plot_confusion_matrix",
     "softmax",
 ]

@@ -162,7 +162,7 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         template_path=str(TEMPLATE),
         title=title,
         family=family,
-        labels=", ".join(f"`{label}`" for label in config.id2label.values()) if is_for_labels else None,
+        labels=", ".join(f"`{label}`" for _, label in sorted(config.id2label.items())) if is_for_labels else None,
         model_id=model_id or folder.resolve().name,
         **{name: words.get(name) for name in ("summary", "training_data", "limits")},
         results=[_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]

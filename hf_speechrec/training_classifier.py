@@ -13,7 +13,7 @@ from .augmentation import Augmentation
 from .collator import AudioClassificationCollator
 from .configuration_bilstm import BiLstmConfig
 from .corpus_rows import warn_of
-from .evaluation_classifier import choose_threshold, classification_rates, plot_confusion_matrix, softmax
+from .evaluation_classifier import choose_threshold, classification_rates, label_names, plot_confusion_matrix, softmax
 from .hub_corpora import streamed_values
 from .loading import load_model
 from .modeling_bilstm import BiLstmForAudioClassification
@@ -124,7 +124,7 @@ def _choose_and_plot(trainer: Trainer, eval_set, output_dir: Path) -> None:
     config.confidence_threshold = choose_threshold(labels, probabilities)
     logger.info("Confidence threshold, chosen on the held-out part: %.3f", config.confidence_threshold)
     if trainer.is_world_process_zero():
-        names = list(cast(dict[int, str], config.id2label).values())
+        names = label_names(config)
         matrix = confusion_matrix(labels, probabilities.argmax(-1), labels=range(len(names)))
         plot_confusion_matrix(matrix, names, output_dir / "confusion_matrix.png")
 

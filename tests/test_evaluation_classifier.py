@@ -4,17 +4,26 @@ import numpy as np
 import pytest
 from small_runs import PNG
 
+from hf_speechrec import BiLstmConfig
 from hf_speechrec.evaluation_classifier import (
     choose_threshold,
     classification_rates,
     evaluate_classifier,
     expected_calibration_error,
     format_classification_report,
+    label_names,
     plot_confusion_matrix,
     softmax,
 )
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import load_classifier
+
+
+def test_labels_come_in_the_order_of_their_ids(tmp_path):
+    names = [f"label {i}" for i in range(12)]
+    config = BiLstmConfig(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+    config.save_pretrained(tmp_path)
+    assert label_names(BiLstmConfig.from_pretrained(tmp_path)) == names
 
 
 def test_accuracy_and_macro_f1_by_hand():
