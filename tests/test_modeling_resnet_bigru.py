@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
 from hf_speechrec.audio import read_audio
-from hf_speechrec.modeling_resnet_bigru import BLANK_MARGIN, TRAINING_CHUNKS
+from hf_speechrec.modeling_resnet_bigru import BLANK_MARGIN, TRAINING_CHUNKS, TRAINING_LOOKAHEAD
 from hf_speechrec.modeling_sequence import join_windows, mask_from_lengths, split_windows
 from hf_speechrec.text import build_tokenizer
 
@@ -381,13 +381,15 @@ def test_training_runs_in_random_chunks_by_the_configs_probability():
     assert chunked.eval()(features).logits.equal(expected)
 
 
-def test_training_chunks_are_of_every_size_and_look_ahead_half_of_it_at_most():
+def test_training_chunks_are_of_every_size_as_many_small_as_large():
     low, high = TRAINING_CHUNKS
     model = training_network(1.0)
     contexts = [model._context() for _ in range(3000)]
     assert {chunk for chunk, _ in contexts} == set(range(low, high + 1))
-    assert all(0 <= lookahead <= chunk // 2 for chunk, lookahead in contexts)
-    assert {lookahead for chunk, lookahead in contexts if chunk == low} == set(range(low // 2 + 1))
+    assert all(0 <= lookahead <= max(chunk // 2, TRAINING_LOOKAHEAD) for chunk, lookahead in contexts)
+    assert {lookahead for chunk, lookahead in contexts if chunk == low} == set(range(TRAINING_LOOKAHEAD + 1))
+    middle = (low * high) ** 0.5
+    assert 1350 < sum(chunk < middle for chunk, _ in contexts) < 1650
     model = training_network(0.5)
     assert 400 < sum(model._context() == (0, 0) for _ in range(1000)) < 600
 

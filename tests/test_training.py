@@ -186,7 +186,7 @@ def test_held_out_speakers_can_be_listed_in_a_file(an4, tmp_path):
         with pytest.raises(CorpusError, match="some of the corpus' speakers, but not all"):
             train(recipe, device="cpu")
     recipe.held_out = "missing.txt"
-    with pytest.raises(CorpusError, match=r"missing\.txt: expected a file of held-out speakers or a share"):
+    with pytest.raises(CorpusError, match=r"missing\.txt: expected a file of held-out speakers, a share"):
         train(recipe, device="cpu")
 
 
