@@ -17,7 +17,7 @@ class BiLstmConfig(PreTrainedConfig):
         input_size (`int`, defaults to 80): features of a frame, the extractor's `feature_size`.
         hidden_size (`int`, defaults to 128): units of each direction of an LSTM layer.
         num_hidden_layers (`int`, defaults to 2): bidirectional LSTM layers.
-        pooling (`str`, defaults to `"mean"`): how the frames of an utterance become one vector: their `"mean"`, their
+        pooling (`str`, defaults to `"max"`): how the frames of an utterance become one vector: their `"mean"`, their
             `"max"`, or `"last"`, each direction's final state.
         dropout (`float`, defaults to 0.2): between the LSTM layers and before the classifier.
         label_smoothing (`float`, defaults to 0.0): share of the target that is spread over all classes in training.
@@ -30,7 +30,7 @@ class BiLstmConfig(PreTrainedConfig):
     input_size: int = 80
     hidden_size: int = 128
     num_hidden_layers: int = 2
-    pooling: str = "mean"
+    pooling: str = "max"
     dropout: float | int = 0.2
     label_smoothing: float | int = 0.0
     confidence_threshold: float | int | None = None

@@ -12,7 +12,7 @@ def test_defaults_are_the_documented_ones():
     config = BiLstmConfig()
     assert config.model_type == "bilstm"
     assert (config.input_size, config.hidden_size, config.num_hidden_layers) == (80, 128, 2)
-    assert (config.pooling, config.dropout, config.label_smoothing) == ("mean", 0.2, 0.0)
+    assert (config.pooling, config.dropout, config.label_smoothing) == ("max", 0.2, 0.0)
     assert config.confidence_threshold is None
     assert config.num_labels == 2  # transformers' own
 
