@@ -139,12 +139,8 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     task = "audio-classification" if is_for_labels else "automatic-speech-recognition"
     family = "BiLSTM classifier" if is_for_labels else "ResNet + BiGRU recogniser"
     title = words.get("title") or f"{family}: {(model_id or folder.resolve().name).rpartition('/')[2]}"
-    results = [
-        result
-        for name, report in reports.items()
-        if _rows_or_error(folder, name, report)
-        for result in _eval_results(task, report, words.get("dataset"))
-    ]
+    rows = [_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]
+    results = [result for report in reports.values() for result in _eval_results(task, report, words.get("dataset"))]
     data = ModelCardData(
         language=words.get("language"),
         license=words.get("license"),
@@ -165,8 +161,7 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         labels=", ".join(f"`{label}`" for _, label in sorted(config.id2label.items())) if is_for_labels else None,
         model_id=model_id or folder.resolve().name,
         **{name: words.get(name) for name in ("summary", "training_data", "limits")},
-        results=[_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]
-        + _held_out(training),
+        results=rows + _held_out(training),
         training=training,
         settings=settings + list(training.get("settings", {}).items()) + _results(training),
         plot="training.png" if (folder / "training.png").exists() else None,
