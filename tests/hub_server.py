@@ -14,16 +14,19 @@ import base64
 import fnmatch
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from unittest import mock
 from urllib.parse import parse_qs, unquote
 
 import uvicorn
@@ -577,6 +580,18 @@ class Hub:
                 return
         scope["path"] = scope["raw_path"].decode("ascii")
         await self._app(scope, receive, send)
+
+
+@contextmanager
+def client_process(hub: "Hub", home: Path) -> Iterator[ProcessPoolExecutor]:
+    """A process whose libraries have been imported with this hub's address, as a user's are."""
+    variables = hub.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1")
+    with (
+        mock.patch.dict(os.environ, variables),
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
+        pool.submit(os.getpid).result()  # started, with these variables
+        yield pool
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hub_server import Hub, running_hub
+from hub_server import Hub, client_process, running_hub
 from safetensors.torch import load_file
 from small_runs import PNG, TINY, TINY_CLASSIFIER
 
@@ -350,13 +349,8 @@ def _hidden_size(name: str, options: dict) -> int | str:
 
 @pytest.fixture(scope="module")
 def client(local_server, tmp_path_factory) -> Iterator[ProcessPoolExecutor]:
-    variables = local_server.environment(tmp_path_factory.mktemp("home"), HF_HUB_DISABLE_PROGRESS_BARS="1")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setitem(os.environ, name, value)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(os.getpid).result()  # started, with these variables
-            yield pool
+    with client_process(local_server, tmp_path_factory.mktemp("home")) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 The client runs in a process of its own: here it is offline (conftest.py), and would upload by Xet.
 """
 
-import multiprocessing
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 from types import GeneratorType
 
 import pytest
-from hub_server import LFS_PATTERNS, Hub, running_hub
+from hub_server import LFS_PATTERNS, Hub, client_process, running_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -57,13 +55,8 @@ def server(tmp_path_factory) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def pool(server, tmp_path_factory) -> Iterator[ProcessPoolExecutor]:
-    variables = server.environment(tmp_path_factory.mktemp("home"), HF_HUB_DISABLE_PROGRESS_BARS="1")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setitem(os.environ, name, value)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(os.getpid).result()  # started, with these variables
-            yield pool
+    with client_process(server, tmp_path_factory.mktemp("home")) as pool:
+        yield pool
 
 
 @pytest.fixture
