@@ -13,11 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from hf_speechrec.cli import split_section_options
 from hf_speechrec.evaluation_classifier import evaluate_classifier
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import load_classifier
-from hf_speechrec.recipe import Recipe
+from hf_speechrec.recipe import Recipe, split_section_options
 from hf_speechrec.training import train
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "fsdd.yaml"

@@ -2,7 +2,8 @@
 
 import functools
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import gcd
 from os import PathLike
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name
     ".m4a",
     ".webm",
 }
+BLOCK_SECONDS = 30.0  # of a long recording that are read at once
 MAX_COMMAND_SECONDS = 30.0  # one label fits a command, not a recording of minutes
 # The largest value that a file may claim: a corrupt float file can hold finite nonsense that would drown everything.
 MAX_AMPLITUDE = 1e6
@@ -55,13 +57,54 @@ def prepare_waveform(samples: np.ndarray, rate: int, sampling_rate: int, name: s
     """Check mono samples (samples,) of `rate` Hz and resample them to `sampling_rate` Hz. Raises `AudioError`."""
     if len(samples) == 0:
         raise AudioError(f"{name}: expected at least one sample, the audio is empty")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: expected finite samples, got NaN or infinity")
-    if np.abs(samples).max() > MAX_AMPLITUDE:
-        raise AudioError(f"{name}: expected samples in about [-1, 1], got {np.abs(samples).max():.3g}")
+    check_samples(samples, name)
     if rate != sampling_rate:
         samples = resampler(rate, sampling_rate)(torch.from_numpy(samples)).numpy()
     return samples
+
+
+def check_samples(samples: np.ndarray, name: str = "audio") -> None:
+    """Raises `AudioError` for samples that are not finite or claim to be louder than anything is."""
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: expected finite samples, got NaN or infinity")
+    if len(samples) and np.abs(samples).max() > MAX_AMPLITUDE:
+        raise AudioError(f"{name}: expected samples in about [-1, 1], got {np.abs(samples).max():.3g}")
+
+
+def audio_blocks(source: str | PathLike | bytes | dict, sampling_rate: int) -> Iterator[np.ndarray]:
+    """
+    What `read_audio` gives, in pieces (samples,) of half a minute, so that hours need no more memory than minutes.
+
+    Raises `AudioError` as `read_audio` does, where it meets what is wrong.
+    """
+    name, file = _open(source)
+    resample = None
+    for samples, rate in _decoded_blocks(source, name, file):
+        check_samples(samples, name)
+        resample = resample or StreamResampler(rate, sampling_rate)
+        yield resample.feed(samples)
+    if resample is None:
+        raise AudioError(f"{name}: expected at least one sample, the audio is empty")
+    yield resample.flush()
+
+
+def _decoded_blocks(source, name: str, file) -> Iterator[tuple[np.ndarray, int]]:
+    """Mono samples as they stand in the file, and their rate."""
+    try:
+        recording = soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
+        samples, rate = _read_with_torchcodec(source, name, error)
+        yield samples.mean(axis=1), rate
+        return
+    with recording:
+        while True:
+            try:
+                samples = recording.read(round(BLOCK_SECONDS * recording.samplerate), dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError) as error:
+                raise AudioError(f"{name}: not audio that can be read ({_reason(error)})") from None
+            if not len(samples):
+                return
+            yield samples.mean(axis=1), recording.samplerate
 
 
 def audio_duration(source: str | PathLike) -> float:
@@ -147,3 +190,37 @@ def _reason(error: Exception) -> str:
 @functools.lru_cache(maxsize=16)
 def resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate, sampling_rate)
+
+
+class StreamResampler:
+    """Resampling as of the whole recording: what a filter reaches for is kept from one piece to the next."""
+
+    def __init__(self, rate: int, new_rate: int):
+        self.rate = rate
+        common = gcd(rate, new_rate)
+        self.step, self.new_step = rate // common, new_rate // common  # samples before and after that take equally long
+        self.resample = None if rate == new_rate else resampler(rate, new_rate)
+        # Both sides of the filter, in whole steps.
+        self.context = 0 if self.resample is None else self.resample.width // self.step + 2
+        self.buffer = np.zeros(0, np.float32)
+        self.given = 0  # whole steps at the buffer's beginning that have been given already
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """(samples,) at the old rate → those at the new one that are ready."""
+        if self.resample is None:
+            return samples
+        self.buffer = np.concatenate([self.buffer, samples])
+        ready = len(self.buffer) // self.step - self.context
+        if ready <= self.given:
+            return np.zeros(0, np.float32)
+        new = self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step : ready * self.new_step]
+        dropped = max(0, ready - self.context)
+        self.buffer = self.buffer[dropped * self.step :]
+        self.given = ready - dropped
+        return new
+
+    def flush(self) -> np.ndarray:
+        """The rest."""
+        if self.resample is None or not len(self.buffer):
+            return np.zeros(0, np.float32)
+        return self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step :]

@@ -143,6 +143,7 @@ def evaluate_recognizer(
     gain_db: float = 0.0,
     noise_snr_db: float | None = None,
     batch_size: int = 8,
+    decoder: Callable[[torch.Tensor], str] | None = None,
 ) -> dict[str, Any]:
     """
     Measure a recogniser (from `load_recognizer`) on a corpus (from `read_corpus`).
@@ -151,6 +152,7 @@ def evaluate_recognizer(
         gain_db: change of volume before recognition.
         noise_snr_db: white noise is added at this signal-to-noise ratio, the same for an utterance in every run.
         batch_size: recordings that go through the model together.
+        decoder: as `transcribe` takes it; greedy where it is not given.
 
     Returns:
         `wer` and `cer` (shares), `wer_interval` (95 %), `substitutions`, `deletions`, `insertions`, `words`,
@@ -170,7 +172,7 @@ def evaluate_recognizer(
             yield samples
 
     start = time.perf_counter()
-    transcripts = list(transcribe(recordings(), recognizer, batch_size=batch_size))
+    transcripts = list(transcribe(recordings(), recognizer, batch_size=batch_size, decoder=decoder))
     elapsed = time.perf_counter() - start
     if not references:
         raise ValueError(f"not one recording could be read ({failed[0] if failed else 'the corpus is empty'})")

@@ -132,3 +132,18 @@ class Recipe:
             return cls(**values, folder=Path(path).parent)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def split_section_options(arguments: list[str]) -> tuple[dict, list[str]]:
+    """Part `--section.key value` (read as YAML) from everything else."""
+    sections, rest, remaining = {}, [], iter(arguments)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if not (name.startswith("--") and "." in name):
+            rest.append(argument)
+            continue
+        given = value if equals else next(remaining, None)
+        if given is None:
+            raise ValueError(f"{name}: expected a value")
+        sections[name[2:].replace("-", "_")] = yaml.safe_load(given)
+    return sections, rest

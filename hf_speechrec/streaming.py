@@ -7,27 +7,17 @@ and the forward GRUs carry their state on (see docs/architecture.md for the late
 """
 
 from dataclasses import dataclass, field
-from math import gcd
 from typing import Any
 
 import numpy as np
 import torch
 
-from .audio import MAX_AMPLITUDE, resampler
+from .alignment import Character, Word, join_characters
+from .audio import StreamResampler, check_samples
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 
-CHUNK_FRAMES = 12  # logit frames, where neither caller nor config say; with the look-ahead 860 ms of latency
-LOOKAHEAD_FRAMES = 6
-
-
-@dataclass
-class Word:
-    """A word that will not change."""
-
-    word: str
-    start: float  # seconds from the beginning of the stream
-    end: float
-    confidence: float  # probability of its characters: their geometric mean
+LATENCY = 0.64  # seconds, where neither caller nor config say
+LOOKAHEAD_SHARE = 1 / 2  # of what a latency leaves for chunk and look-ahead; measured in docs/experiments.md
 
 
 @dataclass
@@ -46,8 +36,9 @@ class StreamingRecognizer:
     Args:
         model: a recogniser in evaluation mode.
         processor: its processor (or pipeline: anything with `feature_extractor` and `tokenizer`).
-        chunk_frames, lookahead_frames: logit frames (40 ms each in the bundled models); by default the config's, or 12
-            and 6 where that has whole utterances.
+        latency: algorithmic latency in seconds that chunk and look-ahead may not exceed. By default they are the
+            config's, or, where that has whole utterances, what 0.64 seconds allow.
+        chunk_frames, lookahead_frames: logit frames (40 ms each in the bundled models), in place of a latency.
         endpoint_seconds: so much time without a letter ends a segment. It cuts the text only: what the model remembers
             goes on until `reset`.
     """
@@ -58,15 +49,14 @@ class StreamingRecognizer:
         processor: Any,
         chunk_frames: int | None = None,
         lookahead_frames: int | None = None,
+        *,
+        latency: float | None = None,
         endpoint_seconds: float = 0.8,
     ):
         self.model = model.eval()
         self.extractor = processor.feature_extractor
         self.tokenizer = processor.tokenizer
         config = model.config
-        self.chunk_frames = chunk_frames or config.chunk_frames or CHUNK_FRAMES
-        inherited = config.lookahead_frames if config.chunk_frames else LOOKAHEAD_FRAMES
-        self.lookahead_frames = inherited if lookahead_frames is None else lookahead_frames
         self.reduction = config.time_reduction
         # Each of the two convolutions of a block reaches one frame to either side, at the stride of the first
         # convolution; that one, where it has a stride of two, reaches ahead within the frames that it joins.
@@ -78,7 +68,23 @@ class StreamingRecognizer:
         self.context_hops = -(-(self.extractor.n_fft - self.extractor.hop_length) // (2 * self.extractor.hop_length))
         self.frame_seconds = self.reduction * self.extractor.hop_length / self.extractor.sampling_rate
         self.endpoint_frames = round(endpoint_seconds / self.frame_seconds)
+        if chunk_frames is not None:
+            self.chunk_frames, self.lookahead_frames = chunk_frames, lookahead_frames or 0
+        elif latency is None and config.chunk_frames:
+            self.chunk_frames, self.lookahead_frames = config.chunk_frames, config.lookahead_frames
+        else:
+            self.chunk_frames, self.lookahead_frames = self._frames_within(LATENCY if latency is None else latency)
         self.reset()
+
+    def _frames_within(self, latency: float) -> tuple[int, int]:
+        """Chunk and look-ahead of an algorithmic latency. Raises `ValueError` where it is too short for a frame."""
+        self.chunk_frames = self.lookahead_frames = 0
+        frames = int((latency - self.latency) / self.frame_seconds + 1e-6)
+        if frames < 1:
+            least = self.latency + self.frame_seconds
+            raise ValueError(f"expected a latency of at least {least * 1000:.0f} ms, got {latency * 1000:.0f} ms")
+        lookahead_frames = round(frames * LOOKAHEAD_SHARE)
+        return frames - lookahead_frames, lookahead_frames
 
     @property
     def latency(self) -> float:
@@ -89,7 +95,7 @@ class StreamingRecognizer:
 
     def reset(self) -> None:
         """Forget everything: the next samples begin a new recording."""
-        self._resampler: _StreamResampler | None = None
+        self._resampler: StreamResampler | None = None
         self._samples = np.zeros(0, np.float32)  # from `_frames_done - context_hops` hops on
         self._heard = 0  # samples, at the model's rate
         self._frames_done = 0  # feature frames
@@ -144,10 +150,9 @@ class StreamingRecognizer:
         samples = samples.astype(np.float32)
         if samples.ndim != 1:
             raise ValueError(f"expected mono samples of shape (samples,), got {samples.shape}")
-        if not np.isfinite(samples).all() or (len(samples) and np.abs(samples).max() > MAX_AMPLITUDE):
-            raise ValueError("expected finite samples in about [-1, 1], got others: they are left out")
+        check_samples(samples, "stream")
         if self._resampler is None:
-            self._resampler = _StreamResampler(rate, own)
+            self._resampler = StreamResampler(rate, own)
         elif rate != self._resampler.rate:
             raise ValueError(f"expected {self._resampler.rate} Hz as before, got {rate} Hz: call reset() to change it")
         return self._resampler.feed(samples)
@@ -169,7 +174,13 @@ class StreamingRecognizer:
     def _make_features(self, is_last: bool) -> None:
         hop = self.extractor.hop_length
         first = max(0, self._frames_done - self.context_hops)
-        ready = -(-self._heard // hop) if is_last else max(0, self._heard // hop - self.context_hops)
+        if is_last:
+            ready = -(-self._heard // hop)
+        else:
+            # As many as a chunk wants, at once: a call for each of a microphone's pieces costs more than the frames.
+            ready = max(0, self._heard // hop - self.context_hops)
+            wanted = self._logits_done + self.chunk_frames + self.lookahead_frames
+            ready = ready if ready >= wanted * self.reduction + self.right_context else self._frames_done
         if ready <= self._frames_done:
             return
         end = len(self._samples) if is_last else (ready + self.context_hops - first) * hop
@@ -222,7 +233,7 @@ class _GreedyDecoder:
         self.frame = 0
         self.previous = tokenizer.pad_token_id
         self.last_letter = 0  # frame
-        self.letters: list[tuple[str, int, float]] = []  # of the word being said: text, frame, log-probability
+        self.letters: list[tuple[Character, float]] = []  # of the word being said, with their log-probabilities
         self.segment: list[Word] = []
 
     def update(self, logits: torch.Tensor, is_last: bool = False) -> Update:
@@ -232,8 +243,11 @@ class _GreedyDecoder:
             if token == self.tokenizer.word_delimiter_token_id:
                 self._end_word(update)
             elif token != self.tokenizer.pad_token_id:
+                end = round((self.frame + 1) * self.frame_seconds, 3)
                 if token != self.previous:
-                    self.letters.append((self.tokenizer.convert_ids_to_tokens(token), self.frame, score))
+                    text = self.tokenizer.convert_ids_to_tokens(token)
+                    self.letters.append((Character(text, round(self.frame * self.frame_seconds, 3), end), score))
+                self.letters[-1][0].end = end
                 self.last_letter = self.frame
             elif self.frame - self.last_letter >= self.endpoint_frames:
                 self._end_segment(update)
@@ -241,19 +255,13 @@ class _GreedyDecoder:
             self.frame += 1
         if is_last:
             self._end_segment(update)
-        update.partial = "".join(letter for letter, _, _ in self.letters)
+        update.partial = "".join(letter.character for letter, _ in self.letters)
         return update
 
     def _end_word(self, update: Update) -> None:
         if not self.letters:
             return
-        scores = [score for _, _, score in self.letters]
-        word = Word(
-            "".join(letter for letter, _, _ in self.letters),
-            round(self.letters[0][1] * self.frame_seconds, 3),
-            round((self.last_letter + 1) * self.frame_seconds, 3),
-            float(np.exp(np.mean(scores))),
-        )
+        word = join_characters(self.letters)
         self.letters = []
         self.segment.append(word)
         update.words.append(word)
@@ -265,36 +273,4 @@ class _GreedyDecoder:
             self.segment = []
 
 
-class _StreamResampler:
-    """Resampling as of the whole recording: what a filter reaches for is kept from one piece to the next."""
-
-    def __init__(self, rate: int, new_rate: int):
-        self.rate = rate
-        common = gcd(rate, new_rate)
-        self.step, self.new_step = rate // common, new_rate // common  # samples before and after that take equally long
-        self.resample = None if rate == new_rate else resampler(rate, new_rate)
-        # Both sides of the filter, in whole steps.
-        self.context = 0 if self.resample is None else self.resample.width // self.step + 2
-        self.buffer = np.zeros(0, np.float32)
-        self.given = 0  # whole steps at the buffer's beginning that have been given already
-
-    def feed(self, samples: np.ndarray) -> np.ndarray:
-        if self.resample is None:
-            return samples
-        self.buffer = np.concatenate([self.buffer, samples])
-        ready = len(self.buffer) // self.step - self.context
-        if ready <= self.given:
-            return np.zeros(0, np.float32)
-        new = self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step : ready * self.new_step]
-        dropped = max(0, ready - self.context)
-        self.buffer = self.buffer[dropped * self.step :]
-        self.given = ready - dropped
-        return new
-
-    def flush(self) -> np.ndarray:
-        if self.resample is None or not len(self.buffer):
-            return np.zeros(0, np.float32)
-        return self.resample(torch.from_numpy(self.buffer)).numpy()[self.given * self.new_step :]
-
-
-__all__ = ["StreamingRecognizer", "Update", "Word"]
+__all__ = ["StreamingRecognizer", "Update"]

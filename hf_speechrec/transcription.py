@@ -1,20 +1,24 @@
-"""Recordings → text: one model, many files, through transformers' own pipeline."""
+"""Recordings → text: one model, many files of any length, in bounded memory."""
 
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
 import numpy as np
-from transformers import AutomaticSpeechRecognitionPipeline
+import torch
 
-from .audio import AudioError, read_audio, source_name
+from .alignment import Word, align
+from .audio import AudioError, audio_blocks, source_name
+from .decoding import GreedyDecoder
 from .loading import load_recognizer
+from .segmentation import Segment, cut_at_silences
+from .text import TextNormalizer
 
-CHUNK_SECONDS = 30.0  # longer recordings are cut into chunks that overlap by a sixth on either side
-SILENCE = 1e-4  # peak (-80 dB) under which a recording holds no speech; models have not heard digital silence
-WINDOW_SECONDS = 600.0  # audio held in memory at once, where files are not longer than that
+SILENCE = 1e-4  # peak (-80 dB) under which a piece holds no speech; models have not heard digital silence
+WINDOW_SECONDS = 600.0  # audio held in memory at once, to be sorted by length
+
+Source = str | PathLike | bytes | dict | np.ndarray
 
 
 @dataclass
@@ -24,74 +28,151 @@ class Transcript:
     source: str
     text: str = ""
     duration: float = 0.0  # seconds
-    words: list[dict] = field(default_factory=list)  # {"word", "start", "end"}, seconds
-    error: str | None = None
+    words: list[Word] = field(default_factory=list)
+    error: str | None = None  # what came before it, in a long recording, is in `text`
 
 
 def transcribe(
-    sources: Iterable[str | PathLike | bytes | dict | np.ndarray],
-    recognizer: AutomaticSpeechRecognitionPipeline | None = None,
+    sources: Iterable[Source],
+    recognizer: Any = None,
     *,
     word_times: bool = False,
     batch_size: int = 8,
+    decoder: Callable[[torch.Tensor], str] | None = None,
+    progress: Callable[[float], Any] | None = None,
 ) -> Iterator[Transcript]:
     """
-    Transcribe recordings, several at once.
+    Transcribe recordings, several at once. Long ones are cut where it is quiet, and are never in memory as a whole.
 
     Args:
         sources: paths, bytes of files, `datasets.Audio` rows, or arrays (samples,) at the model's rate.
         recognizer: from `load_recognizer`; the default model where it is not given.
-        word_times: also find out when each word was said.
-        batch_size: chunks of up to 30 seconds that go through the model together.
+        word_times: also find out when each word and character was said.
+        batch_size: pieces of up to 30 seconds that go through the model together.
+        decoder: log-probabilities (frames, vocab) → text, such as a `BeamSearchDecoder`; greedy where it is not given.
+        progress: is called with the seconds of audio that are done since the last call.
 
     Yields:
         One `Transcript` a source, in order. One that cannot be read has its `error` set; the others still come.
     """
     recognizer = recognizer or load_recognizer()
-    extractor: Any = recognizer.feature_extractor
-    window: list[tuple[Transcript, np.ndarray | None]] = []
+    decoder = decoder or GreedyDecoder(recognizer.tokenizer)
+    transcripts: list[Transcript] = []
+    window: list[tuple[Transcript, Segment]] = []
     seconds = 0.0
     for source in sources:
-        transcript, samples = _read(source, extractor.sampling_rate)
-        if seconds + transcript.duration > WINDOW_SECONDS:
-            yield from _transcribe_window(window, recognizer, word_times, batch_size)
-            window, seconds = [], 0.0
-        window.append((transcript, samples))
-        seconds += transcript.duration
-    yield from _transcribe_window(window, recognizer, word_times, batch_size)
+        transcript = Transcript(source_name(source))
+        transcripts.append(transcript)
+        for segment in _segments(source, recognizer, transcript):
+            window.append((transcript, segment))
+            seconds += segment.length / recognizer.feature_extractor.sampling_rate
+            if seconds >= WINDOW_SECONDS:
+                _transcribe_window(window, recognizer, decoder, word_times, batch_size, progress)
+                window, seconds = [], 0.0
+                yield from transcripts[:-1]
+                transcripts = [transcript]
+    _transcribe_window(window, recognizer, decoder, word_times, batch_size, progress)
+    yield from transcripts
 
 
-def _read(source, sampling_rate: int) -> tuple[Transcript, np.ndarray | None]:
-    name = source_name(source)
+def align_recording(source: Source, text: str, recognizer) -> Transcript:
+    """
+    When the words of a known text are said in a recording.
+
+    The words keep the spelling that they have in `text`; what the model's text normaliser takes away (a lone dash) has
+    no time and is left out.
+
+    Raises:
+        AudioError: for a recording that cannot be read.
+        ValueError: for a text without words, with characters that the model does not know, or too long for the audio.
+    """
+    normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
+    spelled = [(word, normalizer(word).split()) for word in text.split()]
+    normalized = " ".join(part for _, parts in spelled for part in parts)
+    if not normalized:
+        raise ValueError("expected a text with words, got none")
+    transcript = Transcript(source_name(source), text=" ".join(text.split()))
+    segments = list(_segments(source, recognizer, transcript))
+    if transcript.error is not None:
+        raise AudioError(transcript.error)
+    pieces = [log_probs for batch in _batches(segments, 1) for log_probs in segment_log_probs(batch, recognizer)]
+    aligned = iter(align(torch.cat(pieces), normalized, recognizer.tokenizer, frame_seconds(recognizer)))
+    for word, parts in spelled:
+        found = [next(aligned) for _ in parts]
+        if found:
+            characters = [character for part in found for character in part.characters]
+            confidence = float(np.exp(np.mean(np.log([part.confidence + 1e-9 for part in found]))))
+            transcript.words.append(Word(word, found[0].start, found[-1].end, round(confidence, 4), characters))
+    return transcript
+
+
+def frame_seconds(recognizer) -> float:
+    """Duration of a logit frame."""
+    extractor: Any = recognizer.feature_extractor
+    return recognizer.model.config.inputs_to_logits_ratio / extractor.sampling_rate
+
+
+@torch.inference_mode()
+def segment_log_probs(segments: list[Segment], recognizer) -> list[torch.Tensor]:
+    """Log-probabilities (frames, vocab) of each piece of a recording without its context, on the CPU in float32."""
+    model, extractor = recognizer.model, recognizer.feature_extractor
+    ratio = model.config.inputs_to_logits_ratio
+    inputs = extractor(
+        [segment.samples for segment in segments],
+        sampling_rate=extractor.sampling_rate,
+        padding=True,
+        return_tensors="pt",
+    )
+    inputs = {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in inputs.items()
+    }
+    log_probs = model(**inputs).logits.float().log_softmax(-1).cpu()
+    return [
+        row[segment.lead // ratio : segment.lead // ratio - (-segment.length // ratio)]
+        for row, segment in zip(log_probs, segments, strict=True)
+    ]
+
+
+def _segments(source: Source, recognizer, transcript: Transcript) -> Iterator[Segment]:
+    """The pieces of a recording; what goes wrong, and its duration, are noted in its transcript."""
+    rate = recognizer.feature_extractor.sampling_rate
     try:
-        samples = source if isinstance(source, np.ndarray) else read_audio(source, sampling_rate)
+        blocks = [source] if isinstance(source, np.ndarray) else audio_blocks(source, rate)
+        for segment in cut_at_silences(blocks, rate, recognizer.model.config.inputs_to_logits_ratio):
+            transcript.duration = (segment.start + segment.length) / rate
+            yield segment
     except AudioError as error:
-        return Transcript(name, error=str(error)), None
-    return Transcript(name, duration=len(samples) / sampling_rate), samples
+        transcript.error = str(error)
 
 
-def _transcribe_window(window, recognizer, word_times: bool, batch_size: int) -> Iterator[Transcript]:
+def _batches(segments: list, batch_size: int) -> Iterator[list]:
+    return (segments[i : i + batch_size] for i in range(0, len(segments), batch_size))
+
+
+def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size: int, progress) -> None:
+    rate = recognizer.feature_extractor.sampling_rate
+    texts: dict[int, str] = {}
+    words: dict[int, list[Word]] = {}
+    audible = [i for i, (_, segment) in enumerate(window) if np.abs(segment.samples).max() >= SILENCE]
     # The longest first: neighbours in a batch are then of similar length, and a shortage of memory shows at once.
-    audible = [i for i, (_, samples) in enumerate(window) if samples is not None and np.abs(samples).max() >= SILENCE]
-    order = sorted(audible, key=lambda i: -window[i][0].duration)
-    # Whole where they fit: of a chunk's last frame the pipeline drops what is less than half a frame.
-    long = sum(window[i][0].duration > CHUNK_SECONDS for i in order)
-    for indices, chunk_seconds in ((order[:long], CHUNK_SECONDS), (order[long:], None)):
-        if not indices:  # the pipeline fails on an empty list
+    order = sorted(audible, key=lambda i: -len(window[i][1].samples))
+    for batch in _batches(order, batch_size):
+        segments = [window[i][1] for i in batch]
+        for i, segment, log_probs in zip(batch, segments, segment_log_probs(segments, recognizer), strict=True):
+            texts[i] = decoder(log_probs)
+            if word_times:
+                offset = segment.start / rate
+                words[i] = align(log_probs, texts[i], recognizer.tokenizer, frame_seconds(recognizer), offset)
+        if progress is not None:
+            progress(sum(segment.length for segment in segments) / rate)
+    for i, (transcript, segment) in enumerate(window):
+        if i not in texts:
+            if progress is not None:
+                progress(segment.length / rate)
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "use a dataset on GPU": this is batched already
-            results = recognizer(
-                [window[i][1] for i in indices],
-                chunk_length_s=chunk_seconds,
-                batch_size=batch_size,
-                return_timestamps="word" if word_times else None,
-            )
-        for i, result in zip(indices, results, strict=True):
-            transcript = window[i][0]
-            transcript.text = result["text"]
-            for chunk in result.get("chunks", []):
-                start, end = chunk["timestamp"]
-                word = {"word": chunk["text"], "start": round(float(start), 3), "end": round(float(end), 3)}
-                transcript.words.append(word)
-    yield from (transcript for transcript, _ in window)
+        transcript.text = f"{transcript.text} {texts[i]}".strip()
+        transcript.words += words.get(i, [])
+
+
+__all__ = ["Transcript", "align_recording", "transcribe"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 import soundfile
 
-from hf_speechrec.cli import split_section_options
+from hf_speechrec.recipe import split_section_options
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
 

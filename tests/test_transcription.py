@@ -53,8 +53,8 @@ def test_a_bad_file_is_reported_in_its_place_and_the_others_are_transcribed(reco
 
 def test_word_times_lie_in_order_within_the_recording(recognizer, digits):
     (transcript,) = transcribe([digits], recognizer, word_times=True)
-    assert [word["word"] for word in transcript.words] == DIGITS.split()
-    times = [time for word in transcript.words for time in (word["start"], word["end"])]
+    assert [word.word for word in transcript.words] == DIGITS.split()
+    times = [time for word in transcript.words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert times[0] >= 0
     assert times[-1] <= transcript.duration + 0.04

@@ -1,0 +1,93 @@
+"""Text and CTC log-probabilities → when each word and character was said, and how sure the model is."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import torch
+from torchaudio.functional import forced_align, merge_tokens
+
+from .text import encode
+
+MAX_CELLS = 2_000_000_000  # of the alignment's table, a byte each
+
+
+@dataclass
+class Character:
+    """A character, or a word piece."""
+
+    character: str
+    start: float  # seconds from the beginning
+    end: float
+
+
+@dataclass
+class Word:
+    """A word, when it was said, and how sure the model is."""
+
+    word: str
+    start: float  # seconds from the beginning
+    end: float
+    confidence: float  # probability of its characters: their geometric mean
+    characters: list[Character] = field(default_factory=list)
+
+
+def align(log_probs: torch.Tensor, text: str, tokenizer, frame_seconds: float, offset: float = 0.0) -> list[Word]:
+    """
+    The most likely times of a known text: CTC forced alignment (Kürzinger et al., 2020, "CTC-segmentation", on the
+    whole text).
+
+    Args:
+        log_probs: of each logit frame (frames, vocab).
+        text: normalised, its words separated by single blanks.
+        tokenizer: the model's.
+        frame_seconds: duration of a logit frame.
+        offset: seconds that are added to all times.
+
+    Returns:
+        The words in order; times never go back.
+
+    Raises:
+        ValueError: for characters that the model does not know, and a text that does not fit the audio.
+    """
+    if not text:
+        return []
+    tokens = encode(tokenizer, text)
+    if tokenizer.unk_token_id in tokens and tokenizer.unk_token not in text:
+        known = set(tokenizer.get_vocab())
+        unknown = sorted({character for character in text if character not in known | {" "}})
+        raise ValueError(f"the text cannot be aligned: the model does not know {' '.join(unknown)}")
+    frames = len(log_probs)
+    needed = len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
+    if needed > frames:
+        raise ValueError(
+            f"the text cannot be aligned: expected at least {needed * frame_seconds:.2f} s of audio for "
+            f"{len(tokens)} characters, got {frames * frame_seconds:.2f} s"
+        )
+    if frames * (2 * len(tokens) + 1) > MAX_CELLS:
+        raise ValueError(
+            f"the text cannot be aligned: {frames * frame_seconds / 60:.0f} minutes with {len(tokens)} characters are "
+            "too much at once: cut the recording and its text"
+        )
+    targets = torch.tensor([tokens], dtype=torch.int32)
+    path, scores = forced_align(log_probs[None].float().contiguous().cpu(), targets, blank=tokenizer.pad_token_id)
+    words: list[Word] = []
+    letters: list[tuple[Character, float]] = []
+    for span in merge_tokens(path[0], scores[0], blank=tokenizer.pad_token_id):
+        if span.token == tokenizer.word_delimiter_token_id:
+            words.append(join_characters(letters))
+            letters = []
+            continue
+        start, end = (round(offset + frame * frame_seconds, 3) for frame in (span.start, span.end))
+        letters.append((Character(tokenizer.convert_ids_to_tokens(span.token), start, end), span.score))
+    return [*words, join_characters(letters)]
+
+
+def join_characters(letters: list[tuple[Character, float]]) -> Word:
+    """A word of its characters and their log-probabilities."""
+    characters = [character for character, _ in letters]
+    confidence = float(torch.tensor([score for _, score in letters]).mean().exp())
+    text = "".join(character.character for character in characters)
+    return Word(text, characters[0].start, characters[-1].end, round(confidence, 4), characters)
+
+
+__all__ = ["Character", "Word", "align", "join_characters"]

@@ -1,0 +1,100 @@
+"""Model and corpus → what it gets wrong."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    BeamSizeOption,
+    DeviceOption,
+    HotwordBonusOption,
+    HotwordsOption,
+    JsonOption,
+    LmOption,
+    LmWeightOption,
+    WordScoreOption,
+    app,
+    build_decoder,
+    clear_errors,
+    quiet_libraries,
+)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or an id on the Hub.")],
+    corpus: Annotated[str, typer.Argument(help="A folder, a manifest, librispeech:SUBSET, or a Hub data set.")],
+    split: Annotated[str | None, typer.Option(help="Which part of the corpus, where it has parts.")] = None,
+    speakers: Annotated[Path | None, typer.Option(help="Only the speakers in this file, one a line.")] = None,
+    gain_db: Annotated[float, typer.Option(help="Change the volume first.")] = 0.0,
+    noise_snr_db: Annotated[float | None, typer.Option(help="Add white noise at this signal-to-noise ratio.")] = None,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
+    word_score: WordScoreOption = None,
+    beam_size: BeamSizeOption = 100,
+    hotwords: HotwordsOption = None,
+    hotword_bonus: HotwordBonusOption = 3.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Of a classifier: draw what is taken for what into this PNG.")
+    ] = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Put the result into the card (README.md) of the model's folder.")
+    ] = False,
+    corpus_name: Annotated[
+        str | None, typer.Option(help="What the card calls the corpus; by default its folder's name.")
+    ] = None,
+) -> None:
+    """
+    Measure a model on a corpus: error rates or accuracy with their 95 % interval, what goes wrong most, the speed.
+
+    - `hf-speechrec evaluate an4 data/an4 --split test`
+    - `hf-speechrec evaluate runs/mine manifest.csv --noise-snr-db 10 --json noisy.json`
+    - `hf-speechrec evaluate an4 data/an4 --split test --lm an4.arpa.gz`
+    - `hf-speechrec evaluate speech-commands data/speech_commands --split test --plot confusion.png`
+    - `hf-speechrec evaluate runs/mine data/an4 --split test --update-card --corpus-name AN4`
+    """
+    from ..corpora import read_corpus
+    from ..evaluation import evaluate_recognizer, format_report
+    from ..evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
+    from ..labelled_corpora import read_labelled_corpus
+    from ..loading import CHECKPOINTS, is_classifier, load_pipeline
+    from ..model_card import command_line, condition_name, render_model_card, update_facts
+
+    with clear_errors(), quiet_libraries():
+        is_bundled = model in {path.name for path in CHECKPOINTS.iterdir()}
+        if update_card and (is_bundled or not Path(model).is_dir()):
+            raise ValueError(f"{model}: a card is updated in a model folder; expected its path")
+        names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
+        loaded = load_pipeline(model, device)
+        conditions: dict[str, Any] = {"gain_db": gain_db, "noise_snr_db": noise_snr_db, "batch_size": batch_size}
+        if is_classifier(loaded.model.config):
+            report = evaluate_classifier(loaded, read_labelled_corpus(corpus, split, speakers=names), **conditions)
+            text = format_classification_report(report)
+            if plot is not None:
+                plot_confusion_matrix(report["confusion_matrix"], report["labels"], plot)
+        else:
+            decoder = build_decoder(loaded, lm, lm_weight, word_score, beam_size, hotwords, hotword_bonus)
+            dataset = read_corpus(corpus, split, speakers=names)
+            report = evaluate_recognizer(loaded, dataset, decoder=decoder, **conditions)
+            text = format_report(report)
+        default_name = Path(corpus).name if Path(corpus).is_dir() else Path(corpus).stem
+        report |= {"command": command_line(), "corpus": corpus_name or default_name, "split": split}
+        if update_card:
+            name = condition_name(report["corpus"], split, gain_db, noise_snr_db)
+            if names is not None:
+                report["speakers"] = len(names)
+                name += f", {len(names)} speakers"
+            if lm is not None:
+                name += ", language model"
+            if "confusion_matrix" in report and not (gain_db or noise_snr_db or names):
+                plot_confusion_matrix(report["confusion_matrix"], report["labels"], Path(model, "confusion_matrix.png"))
+            update_facts(model, evaluations={name: report})
+            render_model_card(model)
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    typer.echo(text)

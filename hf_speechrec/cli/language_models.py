@@ -1,0 +1,93 @@
+"""Text → an n-gram model, and the weights that suit it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import BeamSizeOption, DeviceOption, ModelOption, app, clear_errors, quiet_libraries
+
+CORPUS_SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+
+@app.command()
+def build_lm(
+    text: Annotated[
+        str, typer.Argument(help="A text file, one sentence a line (also .gz, .xz), or a corpus with its transcripts.")
+    ],
+    out: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, or a model folder, which carries it then.")],
+    model: ModelOption = "an4",
+    order: Annotated[int, typer.Option(min=2, max=5, help="Words of the longest n-gram.")] = 3,
+    max_mb: Annotated[float | None, typer.Option(help="Prune it until the file has no more megabytes.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of a corpus.")] = None,
+    exclude_speakers: Annotated[
+        Path | None, typer.Option(help="Of a corpus, without the speakers in this file, one a line.")
+    ] = None,
+) -> None:
+    """
+    Make an n-gram language model of text, spelled as the recogniser spells.
+
+    The best text is what your users say. Measure with held-out transcripts, and never with those of the test part.
+
+    - `hf-speechrec build-lm sentences.txt names.arpa.gz --model runs/mine`
+    - `hf-speechrec build-lm books.txt.xz runs/mine --model runs/mine --max-mb 10`
+    - `hf-speechrec build-lm data/an4 an4.arpa.gz --split train --exclude-speakers recipes/splits/an4-dev-speakers.txt`
+    """
+    from ..language_model import LANGUAGE_MODEL, build_language_model
+    from ..loading import load_model
+    from ..text import TextNormalizer
+
+    with clear_errors(), quiet_libraries():
+        network, _ = load_model(model)
+        normalizer = TextNormalizer(**(network.config.text_normalizer or {}))
+        path = out / LANGUAGE_MODEL if out.is_dir() else out
+        texts = (normalizer(line) for line in _texts(text, split, exclude_speakers))
+        stats = build_language_model(texts, path, order=order, max_megabytes=max_mb)
+    typer.echo(
+        f"{path}: {stats['sentences']} sentences, {stats['words']} words, {stats['vocabulary']} different, "
+        f"{stats['bytes'] / 1e6:.2f} MB"
+    )
+
+
+def _texts(text: str, split: str | None, exclude_speakers: Path | None) -> Iterable[str]:
+    from ..corpora import read_corpus
+    from ..language_model import text_lines
+
+    if Path(text).is_file() and Path(text).suffix not in CORPUS_SUFFIXES:
+        return text_lines(text)
+    excluded = None if exclude_speakers is None else exclude_speakers.read_text(encoding="utf-8").split()
+    return read_corpus(text, split, exclude_speakers=excluded)["text"]
+
+
+@app.command()
+def tune_lm(
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or an id on the Hub.")],
+    lm: Annotated[Path, typer.Argument(help="The language model, or the model folder that carries it.")],
+    corpus: Annotated[str, typer.Argument(help="Recordings with texts that neither model has seen.")],
+    split: Annotated[str | None, typer.Option(help="Which part of the corpus, where it has parts.")] = None,
+    speakers: Annotated[Path | None, typer.Option(help="Only the speakers in this file, one a line.")] = None,
+    beam_size: BeamSizeOption = 100,
+    device: DeviceOption = None,
+) -> None:
+    """
+    Choose the weights of a language model on held-out speech, and keep them beside it.
+
+    - `hf-speechrec tune-lm runs/mine an4.arpa.gz data/an4 --split train --speakers recipes/splits/an4-dev-speakers.txt`
+    """
+    from ..corpora import read_corpus
+    from ..language_model import LANGUAGE_MODEL, write_weights
+    from ..loading import load_recognizer
+    from ..tuning import tune_decoder
+
+    with clear_errors(), quiet_libraries():
+        path = lm / LANGUAGE_MODEL if lm.is_dir() else lm
+        names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
+        dataset = read_corpus(corpus, split, speakers=names)
+        best = None
+        for trial in tune_decoder(load_recognizer(model, device), dataset, path, beam_size=beam_size):
+            typer.echo(f"weight {trial.lm_weight:5.2f}  word score {trial.word_score:5.2f}  WER {trial.wer:7.2%}")
+            best = trial if best is None or trial.wer < best.wer else best
+        assert best is not None
+        write_weights(path, best.lm_weight, best.word_score)
+    typer.echo(f"kept beside {path}: weight {best.lm_weight}, word score {best.word_score} (WER {best.wer:.2%})")

@@ -1,0 +1,59 @@
+"""Recipe and corpus → a trained model."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import DeviceOption, app, clear_errors
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; recipes/ has some.")],
+    corpus: Annotated[str | None, typer.Option(help="Where the corpus is, in place of the recipe's.")] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="To choose by: a file of speakers, a share such as 0.1, another part, or none."),
+    ] = None,
+    model_name_or_path: Annotated[str | None, typer.Option(help="Start from this checkpoint (fine-tuning).")] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="char or bpe:SIZE; from a checkpoint also keep (the default) or extend.")
+    ] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Stream a Hub data set; give --max_steps.")] = False,
+    device: DeviceOption = None,
+) -> None:
+    """
+    Train a recogniser or a classifier by a recipe.
+
+    Whatever else is given goes to transformers' `TrainingArguments`, in either spelling; a name with a dot reaches
+    into a section of the recipe.
+
+    - `hf-speechrec train recipes/an4.yaml --corpus data/an4`
+    - `hf-speechrec train recipes/an4.yaml --num-train-epochs 10 --output_dir runs/short`
+    - `hf-speechrec train recipes/an4.yaml --model.hidden_size 256 --augmentation.gain_db 6`
+    - `hf-speechrec train recipes/commands.yaml --corpus my-clips/`
+    - `hf-speechrec train recipes/an4.yaml --resume_from_checkpoint true`
+    - `hf-speechrec train recipes/fine-tune.yaml --corpus user/data --held-out none --streaming --max_steps 5000`
+    - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
+    """
+    from ..recipe import Recipe, split_section_options
+    from ..training import train as run
+
+    named = {
+        "corpus": corpus,
+        "held_out": held_out,
+        "model_name_or_path": model_name_or_path,
+        "vocabulary": vocabulary,
+        "streaming": streaming or None,
+    }
+    with clear_errors():
+        sections, arguments = split_section_options(context.args)
+        overrides = {name: value for name, value in named.items() if value is not None} | sections
+        settings = Recipe.from_yaml(recipe, overrides)
+        folder = run(settings, arguments, device)
+    if os.environ.get("RANK", "0") == "0":
+        use = "transcribe" if settings.task == "ctc" else "classify"
+        typer.echo(f"The model is in {folder}; try: hf-speechrec {use} FILE --model {folder}")

@@ -1,0 +1,146 @@
+"""CTC log-probabilities → text: the best class of each frame, or a beam search with a language model."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from .language_model import LanguageModelError, read_weights, read_words, write_with_hotwords
+from .text import encode
+
+BEAM_SIZE = 100
+HOTWORD_BONUS = 3.0  # in powers of ten of probability
+
+
+class GreedyDecoder:
+    """
+    The best class of each frame, repeats merged, blanks dropped.
+
+    Args:
+        tokenizer: the model's.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, log_probs: torch.Tensor) -> str:
+        """(frames, vocab) → text."""
+        return " ".join(self.tokenizer.decode(log_probs.argmax(-1)).split())
+
+
+class BeamSearchDecoder:
+    """
+    The best words under acoustics, an n-gram model and its lexicon: torchaudio's `ctc_decoder` (flashlight; Kahn et
+    al., 2022). It writes words of the language model, and hotwords, and no others.
+
+    Args:
+        tokenizer: the recogniser's.
+        language_model: an ARPA file, possibly with `.gz`, such as `build_language_model` writes.
+        lm_weight: weight of the language model's log-probabilities (base 10). By default what `tune_decoder` has left
+            beside the file, or 1.
+        word_score: is added for every word; the higher, the more words. The default is found likewise, or 0.
+        beam_size: hypotheses that are kept from frame to frame.
+        hotwords: words that are to be found though the language model may not know them or think them rare.
+        hotword_bonus: log10-probability that they get beyond what they have; an unknown one starts as a word that was
+            seen once.
+
+    Raises:
+        LanguageModelError: where the extra `lm` is not installed, for a file that is not ARPA, one whose words cannot
+            be spelled in the recogniser's alphabet, and a hotword that cannot.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        language_model: str | PathLike,
+        *,
+        lm_weight: float | None = None,
+        word_score: float | None = None,
+        beam_size: int = BEAM_SIZE,
+        hotwords: Iterable[str] = (),
+        hotword_bonus: float = HOTWORD_BONUS,
+    ):
+        try:
+            from torchaudio.models.decoder import ctc_decoder
+        except (ImportError, RuntimeError) as error:
+            raise LanguageModelError(
+                f"a language model needs the extra lm: pip install 'hf_speechrec[lm]' ({error})"
+            ) from None
+        weights = read_weights(language_model)
+        self.lm_weight = weights.get("lm_weight", 1.0) if lm_weight is None else lm_weight
+        self.word_score = weights.get("word_score", 0.0) if word_score is None else word_score
+        words = read_words(language_model)
+        hotwords = [word for phrase in hotwords for word in phrase.split()]
+        spellings = {word: spelling for word in [*words, *hotwords] if (spelling := _spelling(tokenizer, word))}
+        if len(spellings) < len(words) / 2:
+            example = next(word for word in words if word not in spellings)
+            raise LanguageModelError(
+                f"{language_model}: expected words in the recogniser's alphabet, but {len(words) - len(spellings)} of "
+                f"{len(words)} have other characters (such as {example!r})"
+            )
+        if unknown := [word for word in hotwords if word not in spellings]:
+            raise LanguageModelError(f"hotword {unknown[0]!r}: the recogniser does not know all of its characters")
+        vocab = tokenizer.get_vocab()
+        self.delimiter = tokenizer.word_delimiter_token_id
+        with tempfile.TemporaryDirectory() as folder:
+            lexicon = Path(folder, "lexicon.txt")
+            lexicon.write_text(
+                "".join(f"{word} {' '.join(spelling)}\n" for word, spelling in spellings.items()), encoding="utf-8"
+            )
+            if hotwords:
+                boosted = Path(folder, "hotwords.arpa")
+                write_with_hotwords(language_model, boosted, hotwords, hotword_bonus)
+                language_model = boosted
+            try:
+                with _kenlm_quiet():
+                    self._decoder = ctc_decoder(
+                        lexicon=str(lexicon),
+                        tokens=sorted(vocab, key=vocab.__getitem__),
+                        lm=str(language_model),
+                        lm_weight=self.lm_weight,
+                        word_score=self.word_score,
+                        beam_size=beam_size,
+                        blank_token=tokenizer.pad_token,
+                        sil_token=tokenizer.word_delimiter_token,
+                        unk_word=tokenizer.unk_token,
+                    )
+            except RuntimeError as error:
+                raise LanguageModelError(
+                    f"{language_model}: not an n-gram model that KenLM can read ({str(error).splitlines()[0]})"
+                ) from None
+
+    def __call__(self, log_probs: torch.Tensor) -> str:
+        """(frames, vocab) → text."""
+        # Every word of the lexicon ends with the delimiter, which nobody says after the last one.
+        end = torch.full_like(log_probs[:1], -30.0)
+        end[:, self.delimiter] = 0.0
+        (hypotheses,) = self._decoder(torch.cat([log_probs, end])[None].contiguous())
+        return " ".join(hypotheses[0].words) if hypotheses else ""
+
+
+@contextlib.contextmanager
+def _kenlm_quiet() -> Iterator[None]:
+    """KenLM draws a progress bar on the process' own stderr, which Python cannot redirect."""
+    with Path(os.devnull).open("w") as nowhere:
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _spelling(tokenizer, word: str) -> list[str] | None:
+    """The classes of a word and of the delimiter behind it; none where the tokenizer does not know a character."""
+    tokens = encode(tokenizer, word)
+    if tokenizer.unk_token_id in tokens:
+        return None
+    return [*tokenizer.convert_ids_to_tokens(tokens), tokenizer.word_delimiter_token]
+
+
+__all__ = ["BeamSearchDecoder", "GreedyDecoder"]

@@ -1,0 +1,210 @@
+"""Text → a word n-gram model as an ARPA file, and what decoding needs to know of one."""
+
+import contextlib
+import gzip
+import io
+import json
+import logging
+import lzma
+import re
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+LANGUAGE_MODEL = "language_model.arpa.gz"  # in a model folder that carries one
+SPECIAL_WORDS = ("<s>", "</s>", "<unk>")
+FIRST_THRESHOLD = 1e-9  # of entropy pruning (Stolcke, 1998), raised until the file is small enough
+
+
+class LanguageModelError(ValueError):
+    """A language model that cannot be made or used; the message says what was expected and what came."""
+
+
+def text_lines(path: str | PathLike) -> Iterator[str]:
+    """The lines of a UTF-8 text file, also one in .gz or .xz."""
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            yield from file
+    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise LanguageModelError(f"{path}: expected text in UTF-8 ({error})") from None
+
+
+def build_language_model(
+    texts: Iterable[str], path: str | PathLike, *, order: int = 3, max_megabytes: float | None = None
+) -> dict[str, int]:
+    """
+    Train a Kneser-Ney model by kaldingram.
+
+    Args:
+        texts: normalised sentences (by the recogniser's `TextNormalizer`), words separated by single blanks.
+        path: the ARPA file to write, with `.gz` compressed.
+        order: words of the longest n-gram, 2 to 5.
+        max_megabytes: prune by entropy until the file is no larger.
+
+    Returns:
+        `sentences`, `words`, `vocabulary` and `bytes`.
+
+    Raises:
+        LanguageModelError: for texts without a word, a size that cannot be reached, and a missing kaldingram.
+        OSError: where the file cannot be written.
+    """
+    try:
+        from kaldingram import prune, train
+    except ImportError:
+        raise LanguageModelError("a language model needs the extra lm: pip install 'hf_speechrec[lm]'") from None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sentences = words = 0
+    vocabulary: set[str] = set()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _only_for_people():
+        text, arpa, smaller = (Path(folder, name) for name in ("text", "lm.arpa", "pruned.arpa"))
+        with text.open("w", encoding="utf-8") as file:
+            for line in texts:
+                if not line:
+                    continue
+                file.write(f"{line}\n")
+                sentences += 1
+                words += len(line.split())
+                vocabulary.update(line.split())
+        if not words:
+            raise LanguageModelError("expected a text with words, every line is empty after normalising")
+        train.main(["--ngram-order", str(order), "--text", str(text), "--lm", str(arpa), "--num-workers", "0"])
+        finished = _packed(arpa, path.suffix)
+        threshold = FIRST_THRESHOLD
+        while max_megabytes is not None and finished.stat().st_size > max_megabytes * 1e6:
+            if threshold > 1:
+                size = finished.stat().st_size / 1e6
+                raise LanguageModelError(f"expected at most {max_megabytes} MB, but its words alone take {size:.2f} MB")
+            prune.main(["--threshold", str(threshold), "--lm", str(arpa), "--write-lm", str(smaller), "--verbose", "3"])
+            smaller.replace(arpa)
+            finished = _packed(arpa, path.suffix)
+            logger.info("pruned at %.1e: %.2f MB", threshold, finished.stat().st_size / 1e6)
+            threshold *= 3
+        finished.replace(path)
+    return {"sentences": sentences, "words": words, "vocabulary": len(vocabulary), "bytes": path.stat().st_size}
+
+
+def _packed(arpa: Path, suffix: str) -> Path:
+    if suffix != ".gz":
+        return arpa
+    packed = arpa.with_suffix(".gz")
+    # Without a name and a time: the same text gives the same file.
+    with arpa.open("rb") as source, packed.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as target:
+        shutil.copyfileobj(source, target)
+    return packed
+
+
+@contextlib.contextmanager
+def _only_for_people() -> Iterator[None]:
+    """kaldingram's progress bars are for a terminal."""
+    with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+        yield
+
+
+def arpa_lines(path: str | PathLike) -> Iterator[tuple[int, str]]:
+    """
+    The lines of an ARPA file, also one in .gz, with the order of the n-grams that they belong to; 0 for the header.
+
+    Raises:
+        LanguageModelError: for what is not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LanguageModelError(f"{path}: no such language model")
+    order = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            if next(file, "").strip() != "\\data\\":
+                raise LanguageModelError(
+                    f"{path}: expected an n-gram model in the ARPA format, which begins with \\data\\"
+                )
+            yield 0, "\\data\\\n"
+            for line in file:
+                if line.startswith("\\") and (match := re.match(r"\\(\d+)-grams:", line)):
+                    order = int(match[1])
+                yield order, line
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise LanguageModelError(f"{path}: expected an n-gram model in the ARPA format ({error})") from None
+
+
+def read_words(path: str | PathLike) -> list[str]:
+    """The words of an ARPA file. Raises `LanguageModelError` where it is none, or has no words."""
+    words = []
+    for order, line in arpa_lines(path):
+        if order > 1:
+            break
+        fields = line.split()
+        if order == 1 and len(fields) > 1 and fields[1] not in SPECIAL_WORDS:
+            words.append(fields[1])
+    if not words:
+        raise LanguageModelError(f"{path}: expected an n-gram model with words, it has none")
+    return words
+
+
+def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: Iterable[str], bonus: float) -> None:
+    """
+    Copy an ARPA file and raise the log10-probability of some words by `bonus`, wherever they stand last in an n-gram.
+    Those that it does not know come in as the rarest word and are raised likewise. The result no longer sums to 1,
+    which a search does not mind.
+    """
+    hotwords = set(hotwords)
+    new = sorted(hotwords - set(read_words(path)))
+    rarest = 0.0
+    with Path(target).open("w", encoding="utf-8") as file:
+        for order, line in arpa_lines(path):
+            fields = line.rstrip("\n").split("\t")
+            written = line
+            if order == 0 and line.startswith("ngram 1="):
+                written = f"ngram 1={int(line[8:]) + len(new)}\n"
+            elif len(fields) > 1:
+                score, words = float(fields[0]), fields[1].split()
+                if order == 1 and words[0] not in SPECIAL_WORDS:
+                    rarest = min(rarest, score)
+                if words[-1] in hotwords:
+                    written = "\t".join([f"{min(score + bonus, 0):.7f}", *fields[1:]]) + "\n"
+            elif order == 1 and not line.strip():
+                file.writelines(f"{min(rarest + bonus, 0):.7f}\t{word}\t0\n" for word in new)
+                new = []
+            file.write(written)
+
+
+def weights_file(path: str | PathLike) -> Path:
+    """Where the weights tuned for a language model are kept: beside it."""
+    return Path(path).with_name(Path(path).name.removesuffix(".gz").removesuffix(".arpa") + ".json")
+
+
+def read_weights(path: str | PathLike) -> dict[str, float]:
+    """`lm_weight` and `word_score` as tuned for a language model; nothing where they have not been."""
+    file = weights_file(path)
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return {name: float(values[name]) for name in ("lm_weight", "word_score")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise LanguageModelError(f"{file}: expected the weights lm_weight and word_score ({error})") from None
+
+
+def write_weights(path: str | PathLike, lm_weight: float, word_score: float) -> None:
+    """Keep tuned weights beside a language model."""
+    values = {"lm_weight": lm_weight, "word_score": word_score}
+    weights_file(path).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+__all__ = [
+    "LANGUAGE_MODEL",
+    "LanguageModelError",
+    "build_language_model",
+    "read_weights",
+    "read_words",
+    "text_lines",
+    "write_weights",
+    "write_with_hotwords",
+]
