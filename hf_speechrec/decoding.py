@@ -86,6 +86,7 @@ class BeamSearchDecoder:
             raise LanguageModelError(f"hotword {unknown[0]!r}: the recogniser does not know all of its characters")
         vocab = tokenizer.get_vocab()
         self.delimiter = tokenizer.word_delimiter_token_id
+        word_bonus = 0.0
         with tempfile.TemporaryDirectory() as folder:
             lexicon = Path(folder, "lexicon.txt")
             lexicon.write_text(
@@ -95,6 +96,7 @@ class BeamSearchDecoder:
                 boosted = Path(folder, "hotwords.arpa")
                 write_with_hotwords(language_model, boosted, hotwords, hotword_bonus)
                 language_model = boosted
+                word_bonus = self.lm_weight * hotword_bonus  # what all other words lack now
             try:
                 with _kenlm_quiet():
                     self._decoder = ctc_decoder(
@@ -102,7 +104,7 @@ class BeamSearchDecoder:
                         tokens=sorted(vocab, key=vocab.__getitem__),
                         lm=str(language_model),
                         lm_weight=self.lm_weight,
-                        word_score=self.word_score,
+                        word_score=self.word_score + word_bonus,
                         beam_size=beam_size,
                         blank_token=tokenizer.pad_token,
                         sil_token=tokenizer.word_delimiter_token,

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import logging
 import lzma
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class LanguageModelError(ValueError):
 
 def text_lines(path: str | PathLike) -> Iterator[str]:
     """The lines of a UTF-8 text file, also one in .gz or .xz."""
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
+    opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             yield from file
@@ -121,12 +123,13 @@ def arpa_lines(path: str | PathLike) -> Iterator[tuple[int, str]]:
     order = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            if next(file, "").strip() != "\\data\\":
+            lines = itertools.dropwhile(lambda line: not line.strip(), file)
+            if next(lines, "").strip() != "\\data\\":
                 raise LanguageModelError(
-                    f"{path}: expected an n-gram model in the ARPA format, which begins with \\data\\"
+                    f"{path}: expected an n-gram model in the ARPA format, beginning with \\data\\"
                 )
             yield 0, "\\data\\\n"
-            for line in file:
+            for line in lines:
                 if line.startswith("\\") and (match := re.match(r"\\(\d+)-grams:", line)):
                     order = int(match[1])
                 yield order, line
@@ -150,9 +153,9 @@ def read_words(path: str | PathLike) -> list[str]:
 
 def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: Iterable[str], bonus: float) -> None:
     """
-    Copy an ARPA file and raise the log10-probability of some words by `bonus`, wherever they stand last in an n-gram.
-    Those that it does not know come in as the rarest word and are raised likewise. The result no longer sums to 1,
-    which a search does not mind.
+    Copy an ARPA file and take `bonus` from the log10-probability of every word but some hotwords, wherever it stands
+    last in an n-gram; a search makes up for it by a higher word score. (Raised probabilities would exceed 1, which KenLM
+    refuses.) Hotwords that the file does not know come in as its rarest word.
     """
     hotwords = set(hotwords)
     new = sorted(hotwords - set(read_words(path)))
@@ -164,13 +167,13 @@ def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: 
             if order == 0 and line.startswith("ngram 1="):
                 written = f"ngram 1={int(line[8:]) + len(new)}\n"
             elif len(fields) > 1:
-                score, words = float(fields[0]), fields[1].split()
-                if order == 1 and words[0] not in SPECIAL_WORDS:
-                    rarest = min(rarest, score)
-                if words[-1] in hotwords:
-                    written = "\t".join([f"{min(score + bonus, 0):.7f}", *fields[1:]]) + "\n"
+                score, word = float(fields[0]), fields[1].rpartition(" ")[2]
+                if word not in SPECIAL_WORDS:
+                    rarest = min(rarest, score) if order == 1 else rarest
+                    if word not in hotwords:
+                        written = "\t".join([f"{score - bonus:.7f}", *fields[1:]]) + "\n"
             elif order == 1 and not line.strip():
-                file.writelines(f"{min(rarest + bonus, 0):.7f}\t{word}\t0\n" for word in new)
+                file.writelines(f"{rarest:.7f}\t{word}\t0\n" for word in new)
                 new = []
             file.write(written)
 
