@@ -3,11 +3,18 @@
 import itertools
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torchaudio.functional import forced_align, merge_tokens
 
 from .text import encode
 
+LEVEL_SECONDS = 0.01
+QUIET_DB = 30.0  # under the loudest moment of a word
+NOISE_DB = 10.0  # above the quietest tenth of a recording, which is no word either
+PAUSE_SECONDS = 0.12
+REACH_SECONDS = 0.6  # from a word's characters to the pause before or after it
 MAX_CELLS = 2_000_000_000  # of the alignment's table, a byte each
 
 
@@ -82,6 +89,43 @@ def align(log_probs: torch.Tensor, text: str, tokenizer, frame_seconds: float, o
     return [*words, join_characters(letters)]
 
 
+def snap_to_silence(words: list[Word], samples: np.ndarray, sampling_rate: int, offset: float = 0.0) -> None:
+    """
+    Move the starts and ends of words to where the sound begins and ends, in place.
+
+    CTC puts a character where it is sure of it, late in the sound of a first one and early in that of a last one. Where
+    there is a pause between two words, the energy tells more: a word starts at the end of the last pause before its
+    first character, and ends at the beginning of the first one after its last. Words without a pause between them keep
+    their times.
+
+    Args:
+        words: in order, their times in seconds.
+        samples: the audio (samples,).
+        offset: seconds at which `samples` begin.
+    """
+    hop = round(LEVEL_SECONDS * sampling_rate)
+    power = np.square(samples[: len(samples) // hop * hop].reshape(-1, hop), dtype=np.float64).mean(axis=1)
+    levels = 10 * np.log10(power + 1e-10)  # (frames,) dB
+    floor = np.percentile(levels, 10) if len(levels) else 0.0
+    reach, pause = round(REACH_SECONDS / LEVEL_SECONDS), round(PAUSE_SECONDS / LEVEL_SECONDS)
+    spans = [
+        (round((word.start - offset) / LEVEL_SECONDS), round((word.end - offset) / LEVEL_SECONDS)) for word in words
+    ]
+    for i, (word, (start, end)) in enumerate(zip(words, spans, strict=True)):
+        before = max(spans[i - 1][1] if i else 0, start - reach, 0)
+        after = min(spans[i + 1][0] if i + 1 < len(spans) else len(levels), end + reach)
+        loudest = levels[start:end].max(initial=-np.inf)
+        quiet = levels[before:after] < max(loudest - QUIET_DB, min(floor + NOISE_DB, loudest - QUIET_DB / 2))
+        if len(quiet) < pause:
+            continue
+        # Beginnings of pauses: a stop (the T of STOP) is quiet too, but not for so long.
+        pauses = np.flatnonzero(sliding_window_view(quiet, pause).all(axis=1)) + before
+        if (earlier := pauses[pauses + pause <= start]).size:
+            word.start = word.characters[0].start = round(offset + (earlier[-1] + pause) * LEVEL_SECONDS, 3)
+        if (later := pauses[pauses >= end]).size:
+            word.end = word.characters[-1].end = round(offset + later[0] * LEVEL_SECONDS, 3)
+
+
 def join_characters(letters: list[tuple[Character, float]]) -> Word:
     """A word of its characters and their log-probabilities."""
     characters = [character for character, _ in letters]
@@ -90,4 +134,4 @@ def join_characters(letters: list[tuple[Character, float]]) -> Word:
     return Word(text, characters[0].start, characters[-1].end, round(confidence, 4), characters)
 
 
-__all__ = ["Character", "Word", "align", "join_characters"]
+__all__ = ["Character", "Word", "align", "join_characters", "snap_to_silence"]

@@ -154,8 +154,8 @@ def read_words(path: str | PathLike) -> list[str]:
 def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: Iterable[str], bonus: float) -> None:
     """
     Copy an ARPA file and take `bonus` from the log10-probability of every word but some hotwords, wherever it stands
-    last in an n-gram; a search makes up for it by a higher word score. (Raised probabilities would exceed 1, which KenLM
-    refuses.) Hotwords that the file does not know come in as its rarest word.
+    last in an n-gram; a search makes up for it by a higher word score. (Raised probabilities would exceed 1, which
+    KenLM refuses.) Hotwords that the file does not know come in as its rarest word.
     """
     hotwords = set(hotwords)
     new = sorted(hotwords - set(read_words(path)))

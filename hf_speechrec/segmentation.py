@@ -22,6 +22,11 @@ class Segment:
     lead: int  # samples before it
     length: int  # samples of it
 
+    @property
+    def own_samples(self) -> np.ndarray:
+        """The piece without its context (length,)."""
+        return self.samples[self.lead : self.lead + self.length]
+
 
 def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: int) -> Iterator[Segment]:
     """

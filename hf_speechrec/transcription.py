@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .alignment import Word, align
+from .alignment import Word, align, snap_to_silence
 from .audio import AudioError, audio_blocks, source_name
 from .decoding import GreedyDecoder
 from .loading import load_recognizer
@@ -96,7 +96,10 @@ def align_recording(source: Source, text: str, recognizer) -> Transcript:
     if transcript.error is not None:
         raise AudioError(transcript.error)
     pieces = [log_probs for batch in _batches(segments, 1) for log_probs in segment_log_probs(batch, recognizer)]
-    aligned = iter(align(torch.cat(pieces), normalized, recognizer.tokenizer, frame_seconds(recognizer)))
+    words = align(torch.cat(pieces), normalized, recognizer.tokenizer, frame_seconds(recognizer))
+    samples = np.concatenate([segment.own_samples for segment in segments])
+    snap_to_silence(words, samples, recognizer.feature_extractor.sampling_rate)
+    aligned = iter(words)
     for word, parts in spelled:
         found = [next(aligned) for _ in parts]
         if found:
@@ -164,6 +167,7 @@ def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size
             if word_times:
                 offset = segment.start / rate
                 words[i] = align(log_probs, texts[i], recognizer.tokenizer, frame_seconds(recognizer), offset)
+                snap_to_silence(words[i], segment.own_samples, rate, offset)
         if progress is not None:
             progress(sum(segment.length for segment in segments) / rate)
     for i, (transcript, segment) in enumerate(window):

@@ -1,9 +1,10 @@
 """Forced alignment: known paths give known times, and what does not fit is said."""
 
+import numpy as np
 import pytest
 import torch
 
-from hf_speechrec.alignment import align
+from hf_speechrec.alignment import Character, Word, align, snap_to_silence
 from hf_speechrec.text import build_tokenizer, tokenizer_from_pieces
 
 FRAME = 0.04
@@ -71,3 +72,55 @@ def test_what_cannot_be_aligned_is_said(tokenizer):
     assert len(align(log_probs, "AA", tokenizer, FRAME)) == 1
     with pytest.raises(ValueError, match="too much at once"):
         align(torch.zeros(1, 1).expand(40_000, 1), "AB" * 15_000, tokenizer, FRAME)
+
+
+RATE = 16_000
+
+
+def word(start: float, end: float) -> Word:
+    middle = (start + end) / 2
+    return Word("AB", start, end, 1.0, [Character("A", start, middle), Character("B", middle, end)])
+
+
+def sound(*spans: tuple[float, float], seconds: float = 3.0, noise: float = 1e-4) -> np.ndarray:
+    """Noise of full scale in some spans of faint noise."""
+    generator = np.random.default_rng(0)
+    samples = generator.standard_normal(round(seconds * RATE)).astype(np.float32)
+    is_loud = np.zeros(len(samples), bool)
+    for start, end in spans:
+        is_loud[round(start * RATE) : round(end * RATE)] = True
+    return np.where(is_loud, samples, samples * noise)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 0.1])
+def test_words_between_pauses_begin_and_end_with_their_sound(noise):
+    words = [word(0.62, 0.8), word(1.7, 1.82), word(2.6, 2.8)]
+    snap_to_silence(words, sound((0.5, 0.9), (1.5, 2.0), (2.5, 3.0), noise=noise), RATE)
+    times = [(w.start, w.end) for w in words]
+    # The last one's sound goes on to the end: nothing tells where the word does.
+    assert times == [pytest.approx(t, abs=0.02) for t in [(0.5, 0.9), (1.5, 2.0), (2.5, 2.8)]]
+    assert all(w.characters[0].start == w.start and w.characters[-1].end == w.end for w in words)
+
+
+def test_the_silence_of_a_stop_is_no_pause():
+    words = [word(1.3, 1.5)]
+    snap_to_silence(words, sound((1.0, 1.1), (1.18, 1.6)), RATE)
+    assert (words[0].start, words[0].end) == (pytest.approx(1.0, abs=0.02), pytest.approx(1.6, abs=0.02))
+
+
+def test_words_without_a_pause_keep_their_times():
+    words = [word(1.0, 1.3), word(1.45, 1.8)]
+    snap_to_silence(words, sound((0.2, 2.9)), RATE)
+    assert [(w.start, w.end) for w in words] == [(1.0, 1.3), (1.45, 1.8)]
+
+
+def test_times_count_from_the_offset():
+    words = [word(100.62, 100.8)]
+    snap_to_silence(words, sound((0.5, 0.9)), RATE, offset=100)
+    assert (words[0].start, words[0].end) == (pytest.approx(100.5, abs=0.02), pytest.approx(100.9, abs=0.02))
+
+
+def test_a_recording_shorter_than_a_pause_changes_nothing():
+    words = [word(0.0, 0.04)]
+    snap_to_silence(words, np.zeros(800, np.float32), RATE)
+    assert (words[0].start, words[0].end) == (0.0, 0.04)

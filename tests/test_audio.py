@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from conftest import RATE
 
-from hf_speechrec.audio import SUFFIXES, AudioError, audio_duration, prepare_waveform, read_audio
+from hf_speechrec.audio import SUFFIXES, AudioError, audio_blocks, audio_duration, prepare_waveform, read_audio
 
 
 def tone(hertz: float, rate: int = RATE, seconds: float = 1.0) -> np.ndarray:
@@ -223,3 +223,29 @@ def test_silence_is_audio(tmp_path, rate):
     read = read_audio(tmp_path / "a.wav", RATE)
     assert read.shape == (RATE,)
     assert not read.any()
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (8_000, 1)])
+def test_blocks_are_the_whole_recording_in_pieces(tmp_path, rate, channels, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.audio.BLOCK_SECONDS", 0.7)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * rate + 123, channels))
+    soundfile.write(tmp_path / "x.wav", samples, rate, subtype="FLOAT")
+    blocks = list(audio_blocks(tmp_path / "x.wav", 16_000))
+    assert len(blocks) > 4
+    whole = read_audio(tmp_path / "x.wav", 16_000)
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+
+
+def test_blocks_name_what_is_wrong_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.audio.BLOCK_SECONDS", 1.0)
+    samples = np.zeros(40_000, np.float32)
+    samples[-1] = np.inf
+    soundfile.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
+    blocks = audio_blocks(tmp_path / "x.wav", 16_000)
+    assert [len(next(blocks)), len(next(blocks))] == [16_000, 16_000]
+    with pytest.raises(AudioError, match=r"x\.wav: expected finite samples"):
+        next(blocks)
+    soundfile.write(tmp_path / "empty.wav", samples[:0], 16_000)
+    for name, message in (("empty.wav", "at least one sample"), ("gone.wav", "no such file")):
+        with pytest.raises(AudioError, match=message):
+            list(audio_blocks(tmp_path / name, 16_000))

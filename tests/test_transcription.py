@@ -7,7 +7,7 @@ import soundfile
 from hf_speechrec.audio import AudioError, audio_files, read_audio
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.loading import ModelError, load_recognizer
-from hf_speechrec.transcription import transcribe
+from hf_speechrec.transcription import align_recording, transcribe
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
 
@@ -79,6 +79,76 @@ def test_a_recording_longer_than_a_chunk_keeps_its_words(recognizer, digits):
     assert len(recording) > 31 * 16_000
     (transcript,) = transcribe([recording], recognizer)
     assert transcript.text.split() == (DIGITS.split()) * 12
+
+
+def test_a_long_file_gives_every_word_once_and_in_its_place(recognizer, digits, tmp_path):
+    """Two and a half minutes, read and cut piece by piece: longer than a piece, and than a block of the file."""
+    clip = read_audio(digits, 16_000)
+    gap = 0.7
+    pause = np.random.default_rng(0).standard_normal(round(gap * 16_000)).astype(np.float32) * 1e-4
+    times = 50
+    soundfile.write(tmp_path / "long.flac", np.tile(np.concatenate([clip, pause]), times), 16_000)
+    heard = []
+    (transcript,) = transcribe([tmp_path / "long.flac"], recognizer, word_times=True, progress=heard.append)
+    period = len(clip) / 16_000 + gap
+    assert transcript.text.split() == DIGITS.split() * times
+    assert transcript.duration == pytest.approx(period * times, abs=1e-3)
+    assert sum(heard) == pytest.approx(transcript.duration)
+    assert len(heard) > 1
+    first = [word.start for word in transcript.words[:7]]
+    for i in range(times):
+        starts = [word.start - i * period for word in transcript.words[7 * i : 7 * i + 7]]
+        assert starts == pytest.approx(first, abs=0.09)
+
+
+def test_a_file_longer_than_the_window_keeps_the_order_of_the_others(recognizer, digits, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.transcription.WINDOW_SECONDS", 20.0)
+    clip = read_audio(digits, 16_000)
+    pause = np.zeros(8_000, dtype=np.float32)
+    long = np.concatenate([np.concatenate([clip, pause])] * 16)
+    texts = [transcript.text.split() for transcript in transcribe([clip, clip, long, clip], recognizer)]
+    assert texts == [DIGITS.split() * n for n in (1, 1, 16, 1)]
+
+
+def test_what_was_read_before_a_fault_is_kept(recognizer, digits, tmp_path):
+    clip = read_audio(digits, 16_000)
+    samples = np.concatenate([np.concatenate([clip, np.zeros(8_000, np.float32)])] * 30)
+    samples[-100] = np.nan
+    soundfile.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
+    (transcript,) = transcribe([tmp_path / "x.wav"], recognizer)
+    assert "expected finite samples" in transcript.error
+    assert transcript.text.startswith(DIGITS)
+
+
+def test_a_decoder_is_asked_for_the_text(recognizer, digits):
+    (transcript,) = transcribe([digits], recognizer, decoder=lambda log_probs: f"{log_probs.shape[1]}")
+    assert transcript.text == "29"
+
+
+def test_a_known_text_is_aligned_in_its_own_spelling(recognizer, digits):
+    text = "Three, three; one oh - one eight Eight!"
+    transcript = align_recording(digits, text, recognizer)
+    assert [word.word for word in transcript.words] == ["Three,", "three;", "one", "oh", "one", "eight", "Eight!"]
+    (heard,) = transcribe([digits], recognizer, word_times=True)
+    assert [(w.start, w.end) for w in transcript.words] == [(w.start, w.end) for w in heard.words]
+    assert min(word.confidence for word in transcript.words) > 0.5
+
+
+def test_numbers_of_a_known_text_stand_for_their_words(recognizer, digits):
+    transcript = align_recording(digits, "3 3 1 oh 1 8 8", recognizer)
+    assert [word.word for word in transcript.words] == ["3", "3", "1", "oh", "1", "8", "8"]
+    assert "".join(c.character for c in transcript.words[0].characters) == "THREE"
+
+
+def test_what_cannot_be_aligned_is_said(recognizer, digits, tmp_path):
+    with pytest.raises(ValueError, match="expected a text with words"):
+        align_recording(digits, " - ! ", recognizer)
+    with pytest.raises(ValueError, match="cannot be aligned: expected at least"):
+        align_recording(digits, "one two three four " * 40, recognizer)
+    with pytest.raises(ValueError, match="the model does not know É"):
+        align_recording(digits, "été", recognizer)
+    with pytest.raises(AudioError, match="no such file"):
+        align_recording(tmp_path / "gone.wav", "one", recognizer)
 
 
 def test_folders_give_their_recordings_by_name(tmp_path, digits, repository):
