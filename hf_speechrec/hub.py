@@ -32,7 +32,8 @@ WEIGHTS = "model.safetensors"
 # What of a checkpoint is uploaded while a run goes on; never a pickle.
 PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)
-COMPANIONS = (FACTS, "all_results.json", "*.png")  # what a run leaves beside the weights, and a card shows
+# What a run leaves beside the weights and a card shows, and a language model with its weights.
+COMPANIONS = (FACTS, "all_results.json", "*.png", "language_model.*")
 ATTEMPTS = 3
 CHECK_SECONDS = 300
 LOGITS_TOLERANCE = 1e-4
