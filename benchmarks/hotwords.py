@@ -1,0 +1,67 @@
+"""Words that the language model has never seen: found greedily, with the model, and as hotwords, and at what price.
+
+    hf-speechrec build-lm PATH/an4 an4.arpa.gz --split train
+    python benchmarks/hotwords.py an4 an4.arpa.gz PATH/an4 --split test
+
+The hotwords are the words of the corpus that the language model lacks: what a user would add who knows the names.
+A false insertion is a hotword in a text more often than it was said. WER is of the whole corpus.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from hf_speechrec.audio import row_source
+from hf_speechrec.corpora import read_corpus
+from hf_speechrec.decoding import BeamSearchDecoder
+from hf_speechrec.evaluation import error_rates
+from hf_speechrec.language_model import read_words
+from hf_speechrec.loading import load_recognizer
+from hf_speechrec.text import TextNormalizer
+from hf_speechrec.transcription import transcribe
+
+BONUSES = (1.0, 2.0, 3.0, 4.0, 6.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a bundled name, a folder or a Hub id")
+    parser.add_argument("language_model", help="an ARPA file")
+    parser.add_argument("corpus")
+    parser.add_argument("--split")
+    parser.add_argument("--speakers", type=Path, help="only the speakers in this file")
+    arguments = parser.parse_args()
+
+    recognizer = load_recognizer(arguments.model, "cpu")
+    normalizer = TextNormalizer(**recognizer.model.config.text_normalizer)
+    names = arguments.speakers.read_text().split() if arguments.speakers else None
+    corpus = read_corpus(arguments.corpus, arguments.split, speakers=names)
+    references = [normalizer(text) for text in corpus["text"]]
+    known = set(read_words(arguments.language_model))
+    hotwords = sorted({word for text in references for word in text.split()} - known)
+    print(f"{len(hotwords)} words that the language model lacks: {', '.join(hotwords)}")
+
+    def report(name: str, decoder) -> None:
+        sources = [row_source(row) for row in corpus]
+        texts = [transcript.text for transcript in transcribe(sources, recognizer, decoder=decoder)]
+        said = found = false = 0
+        for reference, text in zip(references, texts, strict=True):
+            wanted = Counter(word for word in reference.split() if word in hotwords)
+            heard = Counter(word for word in text.split() if word in hotwords)
+            said += wanted.total()
+            found += (wanted & heard).total()
+            false += (heard - wanted).total()
+        wer = error_rates(references, texts)["wer"]
+        print(f"{name:28s} found {found} of {said}, inserted falsely {false}, WER {wer:.2%}", flush=True)
+
+    report("greedy", None)
+    report("language model", BeamSearchDecoder(recognizer.tokenizer, arguments.language_model))
+    for bonus in BONUSES:
+        decoder = BeamSearchDecoder(
+            recognizer.tokenizer, arguments.language_model, hotwords=hotwords, hotword_bonus=bonus
+        )
+        report(f"hotwords, bonus {bonus}", decoder)
+
+
+if __name__ == "__main__":
+    main()
