@@ -5,7 +5,8 @@
 Ours: the sizes of recipes/an4.yaml, batches of similar length, 4 times fewer frames for the recurrence.
 The write-up: 128 mels, 32 channels, shared layers, five GRU layers, no subsampling, every utterance padded to the
 corpus' longest; its hidden size is chosen so that both have the same number of parameters (within 1 %).
-Both read and transform the same utterances, forward, backward, clip and step with AdamW, without augmentation.
+All read and transform the same utterances, forward, backward, clip and step with AdamW, without augmentation.
+"in chunks" is ours as it learns to stream: chunks of 12 frames with a look-ahead of 6.
 """
 
 import argparse
@@ -52,10 +53,16 @@ def main() -> None:
     write_up = write_up_of_size(ours.num_parameters(), len(tokenizer))
 
     rates = {}
-    for name, model, pad_to in (("ours", ours, None), ("write-up", write_up, max(corpus["duration"]))):
+    whole, chunks = {"chunk_frames": 0}, {"chunk_frames": 12, "lookahead_frames": 6}
+    longest = max(corpus["duration"])
+    for name, model, context, pad_to in (
+        ("ours", ours, whole, None),
+        ("in chunks", ours, chunks, None),
+        ("write-up", write_up, whole, longest),
+    ):
         extractor = LogMelFeatureExtractor(feature_size=model.config.num_mel_bins)
         collator = CTCCollator(Wav2Vec2Processor(extractor, tokenizer), normalizer)
-        rates[name] = throughput(model, corpus, collator, arguments, pad_to)
+        rates[name] = throughput(model, corpus, collator, arguments, context, pad_to)
         print(f"{name:9s} {model.num_parameters():,} parameters: {rates[name]:.1f} s of audio a second")
     print(json.dumps({**rates, "ratio": rates["ours"] / rates["write-up"], "threads": torch.get_num_threads()}))
 
@@ -72,7 +79,7 @@ def write_up_of_size(parameters: int, vocab_size: int) -> ResNetBiGruForCTC:
     return ResNetBiGruForCTC(ResNetBiGruConfig(vocab_size=vocab_size, hidden_size=hidden, **WRITE_UP))
 
 
-def throughput(model, corpus, collator, arguments, pad_to: float | None) -> float:
+def throughput(model, corpus, collator, arguments, context: dict[str, int], pad_to: float | None) -> float:
     """Seconds of speech (padding not counted) trained on in a second."""
     if pad_to is None:
         sampler = LengthGroupedSampler(arguments.batch_size, lengths=corpus["duration"])
@@ -92,7 +99,7 @@ def throughput(model, corpus, collator, arguments, pad_to: float | None) -> floa
             batch["input_features"] = torch.nn.functional.pad(batch["input_features"], (0, 0, 0, max(missing, 0)))
             batch.pop("attention_mask")  # the write-up has none
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        model(**batch, **context).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if i == 0:
