@@ -52,8 +52,9 @@ modules = [type(model.model).__module__, type(extractor).__module__]
 print(json.dumps({"modules": modules, "result": model(samples)}))
 """
 HERE = Path(__file__).parent
-# In a wheel the demo lies beside this file, in a checkout beside the package.
-EXAMPLES = next((path for path in (HERE / "demo", HERE.parent / "demo") if path.exists()), HERE) / "examples"
+# In a wheel the files of the Space lie beside this one, in a checkout beside the package.
+SPACE = next((path for path in (HERE / "space", HERE.parent / "demo") if path.exists()), HERE)
+EXAMPLES = SPACE / "examples"
 
 
 class HubError(ValueError):
@@ -229,7 +230,8 @@ def upload(
     """
     api = HfApi(token=token)
     with clear_hub_errors(repo_id):
-        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+        sdk = "gradio" if repo_type == "space" else None
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk).repo_id
         if revision is not None:
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
         for attempt in range(1, ATTEMPTS + 1):
