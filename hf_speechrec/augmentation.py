@@ -33,6 +33,9 @@ class Augmentation:
         noise_folder: recordings to draw noise from; without it noise of a random colour, white to brown, is made.
         empty_probability: share of utterances that are replaced by silence or quiet noise without a word, so that a
             recogniser learns to write nothing where nothing is said.
+        join_probability: share of the batches whose utterances are joined to recordings of two or four, with pauses of
+            up to `silence_seconds` between them, so that a recogniser bears what is longer than its corpus' utterances:
+            a stream, a recording of hours.
         time_masks, time_mask_frames, time_mask_share: SpecAugment's masks along time: their number, the most frames
             of each, and the largest share of an utterance that one may take (Park et al., 2019).
         mel_masks, mel_mask_bins: SpecAugment's masks along the mel bins: their number and the most bins of each.
@@ -50,6 +53,7 @@ class Augmentation:
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_folder: str | None = None
     empty_probability: float = 0.0
+    join_probability: float = 0.0
     time_masks: int = 2
     time_mask_frames: int = 30
     time_mask_share: float = 0.15
@@ -98,6 +102,13 @@ class Augmentation:
         if torch.rand(()) < 0.5:
             return np.zeros(length, dtype=np.float32)
         return (self._noise(length, sampling_rate) * 10 ** (level / 20)).numpy()
+
+    def joined(self, waveforms: list[np.ndarray], sampling_rate: int) -> np.ndarray:
+        """Utterances (samples,) one after another, with digital silence between them."""
+        pieces = [waveforms[0]]
+        for waveform in waveforms[1:]:
+            pieces += [np.zeros(int(self.silence_seconds * sampling_rate * torch.rand(())), np.float32), waveform]
+        return np.concatenate(pieces)
 
     def features(self, features: torch.Tensor) -> torch.Tensor:
         """A warp of one utterance's mel axis, and SpecAugment: (frames, mels). Masks hold 0, the normalised mean."""

@@ -86,6 +86,10 @@ class SpeechCollator:
                     waveform = augmentation.waveform(waveform, extractor.sampling_rate)
             waveforms.append(waveform)
 
+        is_training = all(row.get("augment") for row in rows)
+        if augmentation is not None and is_training and torch.rand(()) < augmentation.join_probability:
+            rows, waveforms, is_speech = self._join(rows, waveforms, is_speech, augmentation)
+
         batch = dict(extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
         if augmentation is not None:
             lengths = batch["attention_mask"].sum(-1).tolist()
@@ -97,6 +101,9 @@ class SpeechCollator:
         if labels is not None:
             batch["labels"] = labels
         return batch
+
+    def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
+        raise ValueError("augmentation: expected a join_probability of 0, utterances of one label cannot be joined")
 
     def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
         return None
@@ -123,6 +130,18 @@ class CTCCollator(SpeechCollator):
         super().__init__(processor.feature_extractor, augmentation, seed)
         self.processor = processor
         self.normalizer = normalizer
+
+    def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
+        """Neighbours of the batch, two or four at a time: as many frames as before, in fewer rows."""
+        size = 2 ** int(torch.randint(1, 3, ()))
+        groups = [range(i, min(i + size, len(rows))) for i in range(0, len(rows), size)]
+        rate = self.feature_extractor.sampling_rate
+        joined = [
+            {**rows[group[0]], "text": " ".join(rows[i].get("text") or "" for i in group if is_speech[i])}
+            for group in groups
+        ]
+        recordings = [augmentation.joined([waveforms[i] for i in group], rate) for group in groups]
+        return joined, recordings, [True] * len(groups)
 
     def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
         if rows[0].get("text") is None:

@@ -13,7 +13,7 @@ from .language_model import LanguageModelError, read_weights, read_words, write_
 from .text import encode
 
 BEAM_SIZE = 100
-HOTWORD_BONUS = 3.0  # in powers of ten of probability
+HOTWORD_BONUS = 5.0  # in powers of ten of probability
 
 
 class GreedyDecoder:

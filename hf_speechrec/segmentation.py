@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 LONGEST_SECONDS = 30.0
-SHORTEST_SECONDS = 10.0
-CONTEXT_SECONDS = 1.0  # that the model hears on both sides of a piece, so that a cut costs nothing where nobody pauses
-PAUSE_SECONDS = 0.3  # the quietest stretch of this length is where a recording is cut
-FRAME_SECONDS = 0.02
+SHORTEST_SECONDS = 1.5
+PAUSE_SECONDS = 0.6  # of quiet: a piece ends in the middle of the first such pause that makes it long enough
+CONTEXT_SECONDS = 0.5  # that the model hears on both sides of a cut where nobody pauses
+LEVEL_SECONDS = 0.02
+QUIET_DB = 30.0  # under the loudest moments before the model
+NOISE_DB = 10.0  # above the quietest tenth of them, which is no speech either
 
 
 @dataclass
@@ -30,40 +33,57 @@ class Segment:
 
 def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: int) -> Iterator[Segment]:
     """
-    Cut a recording into pieces of 10 to 30 seconds, each at the quietest place that allows them; one that is not longer
-    stays whole.
+    Cut a recording into pieces of 1.5 to 30 seconds, as the utterances of a corpus are: at pauses. Where nobody pauses
+    for 30 seconds the quietest place has to do, and the model hears a little of both sides there. A recording that is
+    not longer stays whole.
 
     Args:
         blocks: the recording's samples (samples,), in pieces of any size.
         multiple: cuts lie at multiples of so many samples: those of a logit frame.
     """
-    longest, shortest, context = (
-        round(seconds * sampling_rate) // multiple * multiple
-        for seconds in (LONGEST_SECONDS, SHORTEST_SECONDS, CONTEXT_SECONDS)
+    longest, context = (
+        round(seconds * sampling_rate) // multiple * multiple for seconds in (LONGEST_SECONDS, CONTEXT_SECONDS)
     )
     buffer = np.zeros(0, np.float32)
     begin = lead = 0  # of the buffer in the recording, and of the next piece in the buffer
     for block in itertools.chain(blocks, [None]):
-        if block is not None:
+        is_last = block is None
+        if not is_last:
             buffer = np.concatenate([buffer, block])
-        # In mid-recording a piece waits for the context behind it.
-        while len(buffer) - lead > longest + (0 if block is None else context):
-            length = shortest + _quietest(buffer[lead + shortest : lead + longest], sampling_rate)
-            length = length // multiple * multiple
-            yield Segment(buffer[: lead + length + context], begin + lead, lead, length)
-            dropped = lead + length - context
-            buffer, begin, lead = buffer[dropped:], begin + dropped, context
+        # In mid-recording a piece waits for the context behind it; the end of a long one is cut like the rest.
+        while len(buffer) - lead > ((0 if begin else longest) if is_last else longest + context):
+            cut, is_pause = _pause(buffer[lead : lead + longest], sampling_rate)
+            length = cut // multiple * multiple or len(buffer) - lead
+            after = 0 if is_pause else context
+            yield Segment(buffer[: lead + length + after], begin + lead, lead, length)
+            kept = min(after, lead + length)
+            begin += lead + length - kept
+            buffer, lead = buffer[lead + length - kept :], kept
     if len(buffer) > lead:
         yield Segment(buffer, begin + lead, lead, len(buffer) - lead)
 
 
-def _quietest(samples: np.ndarray, sampling_rate: int) -> int:
-    """The middle, in samples, of the stretch of the least power."""
-    frame = round(FRAME_SECONDS * sampling_rate)
+def _pause(samples: np.ndarray, sampling_rate: int) -> tuple[int, bool]:
+    """
+    Where to cut samples (samples,): in the middle of the first pause that is late enough, else of the quietest stretch,
+    and which of the two it is; 0 for nowhere.
+    """
+    frame = round(LEVEL_SECONDS * sampling_rate)
+    pause, earliest = round(PAUSE_SECONDS / LEVEL_SECONDS), round(SHORTEST_SECONDS / LEVEL_SECONDS)
     power = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame), dtype=np.float64).mean(axis=1)
-    pause = round(PAUSE_SECONDS / FRAME_SECONDS)
-    sums = np.convolve(power, np.ones(pause), mode="valid")
-    return (int(sums.argmin()) + pause // 2) * frame
+    if len(power) < earliest + pause:
+        return 0, True
+    levels = 10 * np.log10(power + 1e-10)  # (frames,) dB
+    loudest, floor = np.percentile(levels, [98, 10])
+    quiet = levels < max(loudest - QUIET_DB, min(floor + NOISE_DB, loudest - QUIET_DB / 2))
+    pauses = np.flatnonzero(sliding_window_view(quiet[earliest:], pause).all(axis=1))
+    if pauses.size:
+        return (earliest + int(pauses[0]) + pause // 2) * frame, True
+    if len(samples) < round(LONGEST_SECONDS * sampling_rate) // 2:
+        return 0, True
+    late = len(power) // 3
+    sums = np.convolve(power[late:], np.ones(pause), mode="valid")
+    return (late + int(sums.argmin()) + pause // 2) * frame, False
 
 
 __all__ = ["Segment", "cut_at_silences"]

@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import RATE
 
+from hf_speechrec import LogMelFeatureExtractor
 from hf_speechrec.audio import read_audio
 from hf_speechrec.augmentation import Augmentation
-from hf_speechrec.collator import CTCCollator
+from hf_speechrec.collator import AudioClassificationCollator, CTCCollator
 from hf_speechrec.corpora import read_corpus
+from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.text import TextNormalizer, encode
 
 TWICE_AS_FAST = Augmentation(
@@ -75,6 +77,61 @@ def test_rows_of_a_hub_data_set_carry_their_audio(collator, rows, an4_files):
 
 
 # Augmentation
+
+
+JOINED = Augmentation(
+    speeds=[1.0],
+    gain_db=0.0,
+    noise_probability=0.0,
+    silence_probability=0.0,
+    silence_seconds=0.5,
+    time_masks=0,
+    mel_masks=0,
+    join_probability=1.0,
+)
+
+
+def test_joined_utterances_have_all_frames_and_words_in_order(processor, rows):
+    collator = CTCCollator(processor, TextNormalizer(), JOINED)
+    words = " ".join(row["text"] for row in rows).split()
+    sizes = set()
+    for seed in range(6):
+        torch.manual_seed(seed)
+        batch = collator([{**row, "augment": True} for row in rows])
+        sizes.add(len(batch["labels"]))
+        texts = [
+            processor.tokenizer.decode([i for i in ids if i >= 0], group_tokens=False)
+            for ids in batch["labels"].tolist()
+        ]
+        assert " ".join(texts).split() == words
+        frames = sum(frames_of(row) for row in rows)
+        assert frames - 8 <= int(batch["attention_mask"].sum()) <= frames + 50 * len(rows)
+        assert len(batch["input_features"]) == len(batch["labels"])
+    assert sizes == {2, 4}
+
+
+def test_without_the_wish_nothing_is_joined(processor, rows):
+    collator = CTCCollator(processor, TextNormalizer(), JOINED)
+    assert len(collator(rows)["labels"]) == len(rows)
+    collator = CTCCollator(processor, TextNormalizer(), replace(JOINED, join_probability=0.0))
+    assert len(collator([{**row, "augment": True} for row in rows])["labels"]) == len(rows)
+
+
+def test_a_recording_without_speech_has_no_words_among_the_joined(processor, rows, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_text("no audio")
+    collator = CTCCollator(processor, TextNormalizer(), JOINED)
+    torch.manual_seed(1)
+    batch = collator([{"path": str(broken), "text": "NEVER SAID", "augment": True}, {**rows[0], "augment": True}])
+    (ids,) = batch["labels"].tolist()
+    assert processor.tokenizer.decode(ids, group_tokens=False) == rows[0]["text"]
+
+
+def test_clips_of_one_label_cannot_be_joined(speech_commands):
+    rows = read_labelled_corpus(speech_commands, "train").to_list()[:2]
+    collator = AudioClassificationCollator(LogMelFeatureExtractor(), {"yes": 0, "no": 1, "_silence_": 2}, JOINED)
+    with pytest.raises(ValueError, match="utterances of one label cannot be joined"):
+        collator([{**row, "augment": True} for row in rows])
 
 
 def test_only_rows_that_ask_for_it_are_augmented(processor, rows):

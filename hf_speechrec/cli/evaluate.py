@@ -35,7 +35,7 @@ def evaluate(
     word_score: WordScoreOption = None,
     beam_size: BeamSizeOption = 100,
     hotwords: HotwordsOption = None,
-    hotword_bonus: HotwordBonusOption = 3.0,
+    hotword_bonus: HotwordBonusOption = 5.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,
     device: DeviceOption = None,
     json_file: JsonOption = None,

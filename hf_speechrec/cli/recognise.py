@@ -69,7 +69,7 @@ def transcribe(
     word_score: WordScoreOption = None,
     beam_size: BeamSizeOption = 100,
     hotwords: HotwordsOption = None,
-    hotword_bonus: HotwordBonusOption = 3.0,
+    hotword_bonus: HotwordBonusOption = 5.0,
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = None,
 ) -> None:
