@@ -16,7 +16,7 @@ from pathlib import Path
 from hf_speechrec.evaluation_classifier import evaluate_classifier
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import load_classifier
-from hf_speechrec.recipe import Recipe, split_section_options
+from hf_speechrec.recipe import Recipe, split_recipe_options
 from hf_speechrec.training import train
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "fsdd.yaml"
@@ -29,7 +29,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
 
     everybody = sorted(set(read_labelled_corpus(arguments.corpus)["speaker"]))
-    sections, trainer_arguments = split_section_options(rest)
+    sections, trainer_arguments = split_recipe_options(rest)
     accuracies = {}
     for name in arguments.only or ["official", *everybody]:
         left_out = None if name == "official" else name

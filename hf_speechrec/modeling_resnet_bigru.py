@@ -28,15 +28,15 @@ TRAINING_CHUNKS = (4, 32)  # logit frames: 160 ms to 1.28 s after a 4-fold time 
 TRAINING_LOOKAHEAD = 6  # logit frames that are drawn at the most where half a chunk is less
 
 
-def zero_padding(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """
-    Zero the padded frames of (batch, channels, frames, mels).
+    True for padded frames: (batch, 1, frames, 1), to zero them in maps of (batch, channels, frames, mels).
 
-    A convolution reaches across the end of an utterance: without this, its last frames would depend on who shares
-    the batch (the idea is deepspeech.pytorch's `MaskConv`).
+    A convolution reaches across the end of an utterance: without zeros there, its last frames would depend on who
+    shares the batch (the idea is deepspeech.pytorch's `MaskConv`). `masked_fill` does it, since a product would leave
+    NaN and infinity standing.
     """
-    padding = ~mask_from_lengths(lengths, frames.shape[2])[:, None, :, None]
-    return frames.masked_fill(padding, 0.0)  # a product would leave NaN and infinity standing
+    return ~mask_from_lengths(lengths, frames)[:, None, :, None]
 
 
 class ResidualBlock(nn.Module):
@@ -51,11 +51,12 @@ class ResidualBlock(nn.Module):
         self.activation = nn.GELU()
         self.dropout = nn.Dropout(config.conv_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        residual = hidden_states  # (batch, channels, frames, mels)
+    def forward(self, hidden_states: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frames, mels), with `padding_mask`."""
+        residual = hidden_states
         for i in (0, -1):  # the same layer twice where layers are shared
             hidden_states = self.dropout(self.activation(self.layer_norms[i](hidden_states)))
-            hidden_states = self.convs[i](zero_padding(hidden_states, lengths))
+            hidden_states = self.convs[i](hidden_states.masked_fill(padding, 0.0))
         return residual + hidden_states
 
 
@@ -76,11 +77,13 @@ class ResNetEncoder(nn.Module):
 
     def forward(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the frames and their number in each row, `ceil(lengths / time_reduction)`."""
-        hidden_states = self.conv(zero_padding(input_features[:, None], lengths))
+        padding = padding_mask(lengths, input_features.shape[1])
+        hidden_states = self.conv(input_features[:, None].masked_fill(padding, 0.0))
         lengths = -(-lengths // self.conv_stride)
+        padding = padding_mask(lengths, hidden_states.shape[2])
         for block in self.blocks:
-            hidden_states = block(hidden_states, lengths)
-        hidden_states = zero_padding(hidden_states, lengths)  # the last joined frame may be half padding
+            hidden_states = block(hidden_states, padding)
+        hidden_states = hidden_states.masked_fill(padding, 0.0)  # the last joined frame may be half padding
         hidden_states = hidden_states.transpose(1, 2).flatten(2)  # (batch, frames, channels * mels)
         odd = -hidden_states.shape[1] % self.stacked_frames
         hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, odd)).unflatten(1, (-1, self.stacked_frames))

@@ -134,16 +134,18 @@ class Recipe:
             raise ValueError(f"{path}: {error}") from None
 
 
-def split_section_options(arguments: list[str]) -> tuple[dict, list[str]]:
-    """Part `--section.key value` (read as YAML) from everything else."""
-    sections, rest, remaining = {}, [], iter(arguments)
+def split_recipe_options(arguments: list[str]) -> tuple[dict, list[str]]:
+    """Part `--section.key value` and `--key value` of a recipe (read as YAML) from everything else."""
+    keys = {f.name for f in fields(Recipe)}
+    options, rest, remaining = {}, [], iter(arguments)
     for argument in remaining:
         name, equals, value = argument.partition("=")
-        if not (name.startswith("--") and "." in name):
+        key = name[2:].replace("-", "_")
+        if not (name.startswith("--") and ("." in key or key in keys)):
             rest.append(argument)
             continue
         given = value if equals else next(remaining, None)
         if given is None:
             raise ValueError(f"{name}: expected a value")
-        sections[name[2:].replace("-", "_")] = yaml.safe_load(given)
-    return sections, rest
+        options[key] = yaml.safe_load(given)
+    return options, rest

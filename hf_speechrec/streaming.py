@@ -6,6 +6,7 @@ mode, whatever sizes the samples arrive in: features and convolutions are comput
 and the forward GRUs carry their state on (see docs/architecture.md for the latency).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from .audio import StreamResampler, check_samples
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 
 LATENCY = 0.64  # seconds, where neither caller nor config say
-LOOKAHEAD_SHARE = 1 / 2  # of what a latency leaves for chunk and look-ahead; measured in docs/experiments.md
+LOOKAHEAD_SHARE = 1 / 3  # of what a latency leaves for chunk and look-ahead; measured in docs/experiments.md
 
 
 @dataclass
@@ -83,7 +84,7 @@ class StreamingRecognizer:
         if frames < 1:
             least = self.latency + self.frame_seconds
             raise ValueError(f"expected a latency of at least {least * 1000:.0f} ms, got {latency * 1000:.0f} ms")
-        lookahead_frames = round(frames * LOOKAHEAD_SHARE)
+        lookahead_frames = min(math.ceil(frames * LOOKAHEAD_SHARE), frames - 1)
         return frames - lookahead_frames, lookahead_frames
 
     @property

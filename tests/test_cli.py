@@ -8,7 +8,7 @@ import sys
 import pytest
 import soundfile
 
-from hf_speechrec.recipe import split_section_options
+from hf_speechrec.recipe import split_recipe_options
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
 
@@ -144,11 +144,12 @@ def _an4_files(an4):
 
 def test_section_options_are_parted_from_the_rest():
     options = ["--a-b", "1", "--model.hidden-size", "8", "--x=2", "--augmentation.speeds=[1.0]"]
-    sections, rest = split_section_options(options)
-    assert sections == {"model.hidden_size": 8, "augmentation.speeds": [1.0]}
+    options += ["--curriculum-epochs", "3"]
+    sections, rest = split_recipe_options(options)
+    assert sections == {"model.hidden_size": 8, "augmentation.speeds": [1.0], "curriculum_epochs": 3}
     assert rest == ["--a-b", "1", "--x=2"]
     with pytest.raises(ValueError, match=r"--model\.x: expected a value"):
-        split_section_options(["--model.x"])
+        split_recipe_options(["--model.x"])
 
 
 def test_help_has_examples_for_every_command():

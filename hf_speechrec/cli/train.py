@@ -28,8 +28,8 @@ def train(
     """
     Train a recogniser or a classifier by a recipe.
 
-    Whatever else is given goes to transformers' `TrainingArguments`, in either spelling; a name with a dot reaches
-    into a section of the recipe.
+    Any key of the recipe is an option too, with a dot one of its sections. Whatever else is given goes to transformers'
+    `TrainingArguments`, in either spelling.
 
     - `hf-speechrec train recipes/an4.yaml --corpus data/an4`
     - `hf-speechrec train recipes/an4.yaml --num-train-epochs 10 --output_dir runs/short`
@@ -39,7 +39,7 @@ def train(
     - `hf-speechrec train recipes/fine-tune.yaml --corpus user/data --held-out none --streaming --max_steps 5000`
     - `torchrun --nproc-per-node 2 -m hf_speechrec train recipes/an4.yaml --device cpu`
     """
-    from ..recipe import Recipe, split_section_options
+    from ..recipe import Recipe, split_recipe_options
     from ..training import train as run
 
     named = {
@@ -50,7 +50,7 @@ def train(
         "streaming": streaming or None,
     }
     with clear_errors():
-        sections, arguments = split_section_options(context.args)
+        sections, arguments = split_recipe_options(context.args)
         overrides = {name: value for name, value in named.items() if value is not None} | sections
         settings = Recipe.from_yaml(recipe, overrides)
         folder = run(settings, arguments, device)
