@@ -177,7 +177,7 @@ def test_words_appear_while_one_speaks(page):
     page.get_by_role("button", name="Record").click()
     begin = time.monotonic()
     spoken, seen = page.locator("#spoken .firm"), {}
-    while time.monotonic() - begin < 15 and (not seen or list(seen)[-1] != DIGITS):
+    while time.monotonic() - begin < 30 and (not seen or list(seen)[-1] != DIGITS):
         if spoken.count():
             seen.setdefault(spoken.inner_text(timeout=1000).strip(), time.monotonic() - begin)
         time.sleep(0.05)
