@@ -17,6 +17,7 @@ from .text import TextNormalizer
 
 SILENCE = 1e-4  # peak (-80 dB) under which a piece holds no speech; models have not heard digital silence
 WINDOW_SECONDS = 600.0  # audio held in memory at once, to be sorted by length
+BATCH_SECONDS = 10.0  # times the batch size: what goes through the model at once, padding counted
 
 Source = str | PathLike | bytes | dict | np.ndarray
 
@@ -48,7 +49,7 @@ def transcribe(
         sources: paths, bytes of files, `datasets.Audio` rows, or arrays (samples,) at the model's rate.
         recognizer: from `load_recognizer`; the default model where it is not given.
         word_times: also find out when each word and character was said.
-        batch_size: pieces of up to 30 seconds that go through the model together.
+        batch_size: pieces that go through the model together; fewer of them where they are longer than 10 seconds.
         decoder: log-probabilities (frames, vocab) → text, such as a `BeamSearchDecoder`; greedy where it is not given.
         progress: is called with the seconds of audio that are done since the last call.
 
@@ -95,7 +96,7 @@ def align_recording(source: Source, text: str, recognizer) -> Transcript:
     segments = list(_segments(source, recognizer, transcript))
     if transcript.error is not None:
         raise AudioError(transcript.error)
-    pieces = [log_probs for batch in _batches(segments, 1) for log_probs in segment_log_probs(batch, recognizer)]
+    pieces = [log_probs for segment in segments for log_probs in segment_log_probs([segment], recognizer)]
     words = align(torch.cat(pieces), normalized, recognizer.tokenizer, frame_seconds(recognizer))
     samples = np.concatenate([segment.own_samples for segment in segments])
     snap_to_silence(words, samples, recognizer.feature_extractor.sampling_rate)
@@ -149,18 +150,31 @@ def _segments(source: Source, recognizer, transcript: Transcript) -> Iterator[Se
         transcript.error = str(error)
 
 
-def _batches(segments: list, batch_size: int) -> Iterator[list]:
-    return (segments[i : i + batch_size] for i in range(0, len(segments), batch_size))
+def _batches(lengths: dict[int, float], batch_size: int) -> Iterator[list[int]]:
+    """
+    Numbers of pieces that go through the model together, by their seconds: the longest first, so that neighbours are of
+    similar length and a shortage of memory shows at once.
+    """
+    batch: list[int] = []
+    for i in sorted(lengths, key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1 > batch_size or (len(batch) + 1) * lengths[batch[0]] > batch_size * BATCH_SECONDS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size: int, progress) -> None:
     rate = recognizer.feature_extractor.sampling_rate
     texts: dict[int, str] = {}
     words: dict[int, list[Word]] = {}
-    audible = [i for i, (_, segment) in enumerate(window) if np.abs(segment.samples).max() >= SILENCE]
-    # The longest first: neighbours in a batch are then of similar length, and a shortage of memory shows at once.
-    order = sorted(audible, key=lambda i: -len(window[i][1].samples))
-    for batch in _batches(order, batch_size):
+    audible = {
+        i: len(segment.samples) / rate
+        for i, (_, segment) in enumerate(window)
+        if np.abs(segment.samples).max() >= SILENCE
+    }
+    for batch in _batches(audible, batch_size):
         segments = [window[i][1] for i in batch]
         for i, segment, log_probs in zip(batch, segments, segment_log_probs(segments, recognizer), strict=True):
             texts[i] = decoder(log_probs)

@@ -35,6 +35,8 @@ def test_several_recordings_go_into_a_folder(digits, tmp_path):
     refused = command("transcribe", digits, digits, "--format", "vtt")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "expected --output-dir: 2 recordings do not fit one vtt file" in refused.stderr
+    twice = command("transcribe", digits, digits, "--format", "vtt", "--output-dir", tmp_path)
+    assert "an4-seven-digits.vtt would be written twice" in twice.stderr
     copy = tmp_path / "other.flac"
     copy.write_bytes(digits.read_bytes())
     result = command("transcribe", digits, copy, "--format", "vtt", "--output-dir", tmp_path / "out")

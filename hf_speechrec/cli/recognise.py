@@ -95,29 +95,26 @@ def transcribe(
     failed = False
     with clear_errors(), quiet_libraries():
         sources = audio_files(files)
-        has_times = output_format != TranscriptFormat.txt
-        if len(sources) > 1 and output_format in (TranscriptFormat.srt, TranscriptFormat.vtt) and output_dir is None:
-            raise ValueError(f"expected --output-dir: {len(sources)} recordings do not fit one {output_format} file")
         if text is not None and len(sources) != 1:
             raise ValueError(f"expected one recording for --text, got {len(sources)}")
-        if output_dir is not None:
-            output_dir.mkdir(parents=True, exist_ok=True)
+        names = _file_names(sources, output_format, output_dir)
         recognizer = load_recognizer(model, device)
+        bar = progress(_seconds(sources), "s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio")
         if text is not None:
             known = Path(text).read_text(encoding="utf-8") if _is_file(text) else text
             transcripts: Any = iter([align_recording(next(recordings(sources)), known, recognizer)])
         else:
             decoder = build_decoder(recognizer, lm, lm_weight, word_score, beam_size, hotwords, hotword_bonus)
-            bar = progress(_seconds(sources), "s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio")
             transcripts = run(
                 recordings(sources),
                 recognizer,
-                word_times=has_times,
+                word_times=output_format != TranscriptFormat.txt,
                 batch_size=batch_size,
                 decoder=decoder,
                 progress=bar.update,
             )
-        for source, transcript in zip(sources, transcripts, strict=True):
+        for name, transcript in zip(names, transcripts, strict=True):
+            bar.clear()
             if transcript.error is not None:
                 failed = True
                 typer.echo(f"error: {transcript.error}", err=True)
@@ -125,14 +122,25 @@ def transcribe(
                     continue
             content = format_transcript(transcript, output_format)
             if output_dir is not None:
-                stem = "stdin" if source == "-" else Path(source).stem
-                (output_dir / f"{stem}.{output_format}").write_text(content, encoding="utf-8")
+                (output_dir / name).write_text(content, encoding="utf-8")
             elif len(sources) > 1 and output_format == TranscriptFormat.txt:
                 typer.echo(f"{transcript.source}\t{transcript.text}")
             else:
                 typer.echo(content, nl=False)
     if failed:
         raise typer.Exit(1)
+
+
+def _file_names(sources: list[str], output_format: TranscriptFormat, output_dir: Path | None) -> list[str]:
+    """What the transcripts are called in the folder, which is made. Raises `ValueError` where they do not fit."""
+    names = [f"{'stdin' if source == '-' else Path(source).stem}.{output_format}" for source in sources]
+    if output_dir is not None:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"expected recordings of different names, {twice[0]} would be written twice")
+        output_dir.mkdir(parents=True, exist_ok=True)
+    elif len(sources) > 1 and output_format in (TranscriptFormat.srt, TranscriptFormat.vtt):
+        raise ValueError(f"expected --output-dir: {len(sources)} recordings do not fit one {output_format} file")
+    return names
 
 
 def format_transcript(transcript, output_format: TranscriptFormat) -> str:
@@ -238,6 +246,7 @@ def classify(
         bar = progress(len(sources), "file")
         for result in run(recordings(sources), classifier, top_k=top_k, batch_size=batch_size):
             bar.update()
+            bar.clear()
             if result.error is not None:
                 failed = True
                 typer.echo(f"error: {result.error}", err=True)
