@@ -7,7 +7,6 @@ long enough, written as FLAC, and transcribed by the command in a process of its
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,12 @@ from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer
 from hf_speechrec.transcription import transcribe
 
+# A process counts the memory of the one that started it; this one is small.
+LAUNCH = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""
 PAUSE_SECONDS = 0.5
 NOISE = 1e-4  # of full scale
 
@@ -62,10 +67,10 @@ def main() -> None:
                     heard_apart.append(apart[i])
         begin = time.perf_counter()
         command = [sys.executable, "-m", "hf_speechrec", "transcribe", str(path), "--model", arguments.model]
-        command += ["--device", "cpu"]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        command = [sys.executable, "-c", LAUNCH, *command, "--device", "cpu"]
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
         elapsed = time.perf_counter() - begin
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    text, memory = process.stdout.strip(), int(process.stderr.splitlines()[-1]) / 1e6
     seconds = samples / rate
     joined, separate = error_rates([" ".join(said)], [text]), error_rates(said, heard_apart)
     factor = elapsed / seconds

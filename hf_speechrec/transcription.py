@@ -16,7 +16,7 @@ from .segmentation import Segment, cut_at_silences
 from .text import TextNormalizer
 
 SILENCE = 1e-4  # peak (-80 dB) under which a piece holds no speech; models have not heard digital silence
-WINDOW_SECONDS = 600.0  # audio held in memory at once, to be sorted by length
+WINDOW_SECONDS = 120.0  # audio held in memory at once, to be sorted by length
 BATCH_SECONDS = 10.0  # times the batch size: what goes through the model at once, padding counted
 
 Source = str | PathLike | bytes | dict | np.ndarray
