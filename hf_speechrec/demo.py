@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -72,7 +73,8 @@ class Models:
         for kind, name in self.names.items():
             card = Path(self[kind].model.name_or_path, "README.md")
             text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n\nIt has no card."
-            parts.append(text.split("\n---\n", 1)[-1] if text.startswith("---") else text)
+            text = text.split("\n---\n", 1)[-1] if text.startswith("---") else text
+            parts.append(re.sub(r"!\[.*?\]\(.*?\)", "", text))  # its pictures lie beside it, and not beside the page
         return "\n\n---\n\n".join(parts)
 
 

@@ -52,7 +52,7 @@ def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: 
             buffer = np.concatenate([buffer, block])
         # In mid-recording a piece waits for the context behind it; the end of a long one is cut like the rest.
         while len(buffer) - lead > ((0 if begin else longest) if is_last else longest + context):
-            cut, is_pause = _pause(buffer[lead : lead + longest], sampling_rate)
+            cut, is_pause = _pause(buffer[lead : lead + longest], sampling_rate, len(buffer) - lead > longest)
             length = cut // multiple * multiple or len(buffer) - lead
             after = 0 if is_pause else context
             yield Segment(buffer[: lead + length + after], begin + lead, lead, length)
@@ -63,10 +63,10 @@ def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: 
         yield Segment(buffer, begin + lead, lead, len(buffer) - lead)
 
 
-def _pause(samples: np.ndarray, sampling_rate: int) -> tuple[int, bool]:
+def _pause(samples: np.ndarray, sampling_rate: int, must_cut: bool) -> tuple[int, bool]:
     """
-    Where to cut samples (samples,): in the middle of the first pause that is late enough, else of the quietest stretch,
-    and which of the two it is; 0 for nowhere.
+    Where to cut samples (samples,): in the middle of the first pause that is late enough, else, where it must be, of the
+    quietest stretch, and which of the two it is; 0 for nowhere.
     """
     frame = round(LEVEL_SECONDS * sampling_rate)
     pause, earliest = round(PAUSE_SECONDS / LEVEL_SECONDS), round(SHORTEST_SECONDS / LEVEL_SECONDS)
@@ -79,7 +79,7 @@ def _pause(samples: np.ndarray, sampling_rate: int) -> tuple[int, bool]:
     pauses = np.flatnonzero(sliding_window_view(quiet[earliest:], pause).all(axis=1))
     if pauses.size:
         return (earliest + int(pauses[0]) + pause // 2) * frame, True
-    if len(samples) < round(LONGEST_SECONDS * sampling_rate) // 2:
+    if not must_cut:
         return 0, True
     late = len(power) // 3
     sums = np.convolve(power[late:], np.ones(pause), mode="valid")

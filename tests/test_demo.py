@@ -136,9 +136,9 @@ def browser(examples, tmp_path_factory):
 
     assert CHROMIUM is not None, "CI installs chromium"
     samples = read_audio(examples / "an4-seven-digits.flac", 48_000)
-    noise = np.random.default_rng(0).standard_normal(round(PAUSE_SECONDS * 48_000)).astype(np.float32) * 1e-4
+    silence = np.zeros(round(PAUSE_SECONDS * 48_000), np.float32)
     microphone = tmp_path_factory.mktemp("microphone") / "x.wav"
-    soundfile.write(microphone, np.concatenate([noise, samples, np.tile(noise, 8)]), 48_000)
+    soundfile.write(microphone, np.concatenate([silence, samples, np.tile(silence, 8)]), 48_000)
     arguments = [
         "--no-sandbox",  # Chromium refuses to run as root with it, and CI is root
         "--use-fake-device-for-media-stream",
@@ -157,14 +157,18 @@ def page(browser, address):
     context = browser.new_context(permissions=["microphone"])
     page = context.new_page()
     errors = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: errors.append(f"{message.text} {message.location}") if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address, wait_until="domcontentloaded", timeout=60_000)
     page.get_by_role("tab", name="Speak").wait_for(timeout=60_000)
     yield page
     context.close()
-    # Fonts come from the network, which a test does not have.
-    assert [error for error in errors if "fonts" not in error and "ERR_" not in error] == []
+    # Fonts come from the network, which a test does not have; Gradio's own player cannot draw what is no audio.
+    known = ("fonts", "ERR_", "Waveform load error")
+    assert [error for error in errors if not any(part in error for part in known)] == []
 
 
 def open_tab(page, name: str):
