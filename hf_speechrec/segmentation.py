@@ -65,8 +65,8 @@ def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: 
 
 def _pause(samples: np.ndarray, sampling_rate: int, must_cut: bool) -> tuple[int, bool]:
     """
-    Where to cut samples (samples,): in the middle of the first pause that is late enough, else, where it must be, of the
-    quietest stretch, and which of the two it is; 0 for nowhere.
+    Where to cut samples (samples,): in the middle of the first pause that is late enough, else, where it must be, of
+    the quietest stretch, and which of the two it is; 0 for nowhere.
     """
     frame = round(LEVEL_SECONDS * sampling_rate)
     pause, earliest = round(PAUSE_SECONDS / LEVEL_SECONDS), round(SHORTEST_SECONDS / LEVEL_SECONDS)
