@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 from .alignment import Word, align
 from .audio import AudioError, audio_duration, read_audio
 from .classification import classify
+from .decoding import GreedyDecoder
 from .hub import EXAMPLES
 from .loading import DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER, ModelError, load_classifier, load_recognizer
 from .segmentation import cut_at_silences
 from .streaming import StreamingRecognizer
 from .subtitles import to_srt, to_vtt
-from .transcription import GreedyDecoder, frame_seconds, segment_log_probs, transcribe
+from .transcription import frame_seconds, segment_log_probs, transcribe
 
 MAX_FILE_SIZE = "50mb"
 MAX_FILE_SECONDS = 600
