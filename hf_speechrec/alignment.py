@@ -8,11 +8,10 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torchaudio.functional import forced_align, merge_tokens
 
+from .segmentation import decibels, frame_power, quiet_level
 from .text import encode
 
 LEVEL_SECONDS = 0.01
-QUIET_DB = 30.0  # under the loudest moment of a word
-NOISE_DB = 10.0  # above the quietest tenth of a recording, which is no word either
 PAUSE_SECONDS = 0.12
 REACH_SECONDS = 0.6  # from a word's characters to the pause before or after it
 MAX_CELLS = 2_000_000_000  # of the alignment's table, a byte each
@@ -103,9 +102,7 @@ def snap_to_silence(words: list[Word], samples: np.ndarray, sampling_rate: int, 
         samples: the audio (samples,).
         offset: seconds at which `samples` begin.
     """
-    hop = round(LEVEL_SECONDS * sampling_rate)
-    power = np.square(samples[: len(samples) // hop * hop].reshape(-1, hop), dtype=np.float64).mean(axis=1)
-    levels = 10 * np.log10(power + 1e-10)  # (frames,) dB
+    levels = decibels(frame_power(samples, round(LEVEL_SECONDS * sampling_rate)))
     floor = np.percentile(levels, 10) if len(levels) else 0.0
     reach, pause = round(REACH_SECONDS / LEVEL_SECONDS), round(PAUSE_SECONDS / LEVEL_SECONDS)
     spans = [
@@ -115,7 +112,7 @@ def snap_to_silence(words: list[Word], samples: np.ndarray, sampling_rate: int, 
         before = max(spans[i - 1][1] if i else 0, start - reach, 0)
         after = min(spans[i + 1][0] if i + 1 < len(spans) else len(levels), end + reach)
         loudest = levels[start:end].max(initial=-np.inf)
-        quiet = levels[before:after] < max(loudest - QUIET_DB, min(floor + NOISE_DB, loudest - QUIET_DB / 2))
+        quiet = levels[before:after] < quiet_level(loudest, floor)
         if len(quiet) < pause:
             continue
         # Beginnings of pauses: a stop (the T of STOP) is quiet too, but not for so long.

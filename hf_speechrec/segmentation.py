@@ -12,8 +12,8 @@ SHORTEST_SECONDS = 1.5
 PAUSE_SECONDS = 0.6  # of quiet: a piece ends in the middle of the first such pause that makes it long enough
 CONTEXT_SECONDS = 0.5  # that the model hears on both sides of a cut where nobody pauses
 LEVEL_SECONDS = 0.02
-QUIET_DB = 30.0  # under the loudest moments before the model
-NOISE_DB = 10.0  # above the quietest tenth of them, which is no speech either
+QUIET_DB = 30.0  # under what is loudest
+NOISE_DB = 10.0  # above the quietest tenth of the samples, which is no speech either
 
 
 @dataclass
@@ -70,12 +70,12 @@ def _pause(samples: np.ndarray, sampling_rate: int, must_cut: bool) -> tuple[int
     """
     frame = round(LEVEL_SECONDS * sampling_rate)
     pause, earliest = round(PAUSE_SECONDS / LEVEL_SECONDS), round(SHORTEST_SECONDS / LEVEL_SECONDS)
-    power = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame), dtype=np.float64).mean(axis=1)
+    power = frame_power(samples, frame)
     if len(power) < earliest + pause:
         return 0, True
-    levels = 10 * np.log10(power + 1e-10)  # (frames,) dB
+    levels = decibels(power)
     loudest, floor = np.percentile(levels, [98, 10])
-    quiet = levels < max(loudest - QUIET_DB, min(floor + NOISE_DB, loudest - QUIET_DB / 2))
+    quiet = levels < quiet_level(loudest, floor)
     pauses = np.flatnonzero(sliding_window_view(quiet[earliest:], pause).all(axis=1))
     if pauses.size:
         return (earliest + int(pauses[0]) + pause // 2) * frame, True
@@ -86,4 +86,19 @@ def _pause(samples: np.ndarray, sampling_rate: int, must_cut: bool) -> tuple[int
     return (late + int(sums.argmin()) + pause // 2) * frame, False
 
 
-__all__ = ["Segment", "cut_at_silences"]
+def frame_power(samples: np.ndarray, frame: int) -> np.ndarray:
+    """Mean square of each whole frame of samples: (samples,) → (frames,)."""
+    return np.square(samples[: len(samples) // frame * frame].reshape(-1, frame), dtype=np.float64).mean(axis=1)
+
+
+def decibels(power: np.ndarray) -> np.ndarray:
+    """Power in dB of full scale; -100 for none."""
+    return 10 * np.log10(power + 1e-10)
+
+
+def quiet_level(loudest: float, floor: float) -> float:
+    """Level in dB under which nobody speaks, by the loudest level of speech and that of the quietest tenth."""
+    return max(loudest - QUIET_DB, min(floor + NOISE_DB, loudest - QUIET_DB / 2))
+
+
+__all__ = ["Segment", "cut_at_silences", "decibels", "frame_power", "quiet_level"]
