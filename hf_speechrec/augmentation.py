@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchaudio
+from scipy.fft import next_fast_len
 
 from .audio import SUFFIXES, AudioError, read_audio
 
@@ -144,22 +145,24 @@ class Augmentation:
 def coloured_noise(length: int, exponent: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Noise (length,) of unit power that falls with frequency as `1 / f ** exponent`: 0 white, 1 pink, 2 brown."""
     # 20 Hz stays the strongest at 16 kHz: below it brown noise would put all its power where nobody hears it.
-    frequencies = torch.arange(length // 2 + 1).clamp(min=max(1, length // 800))
-    spectrum = torch.fft.rfft(torch.randn(length, generator=generator)) * frequencies ** (-exponent / 2)
-    noise = torch.fft.irfft(spectrum, n=length)
+    size = next_fast_len(length, real=True)
+    frequencies = torch.arange(size // 2 + 1).clamp(min=max(1, size // 800))
+    spectrum = torch.fft.rfft(torch.randn(length, generator=generator), n=size) * frequencies ** (-exponent / 2)
+    noise = torch.fft.irfft(spectrum, n=size)[:length]
     return noise / noise.square().mean().sqrt().clamp(min=1e-12)
 
 
 def equalized(waveform: torch.Tensor, most_db: float) -> torch.Tensor:
     """Samples (samples,) with each frequency louder or softer by a random curve through five points a mel apart."""
-    spectrum = torch.fft.rfft(waveform)
+    size = next_fast_len(len(waveform), real=True)  # a transform of a large prime takes several times as long
+    spectrum = torch.fft.rfft(waveform, n=size)
     # Frequencies as our ears space them, in [0, 1]; the lowest octaves get no more room than they need.
     mels = torch.log1p(torch.arange(len(spectrum)) * (10 / len(spectrum))) / np.log(11)
     knots = most_db * (2 * torch.rand(EQUALIZER_KNOTS) - 1)
     position = mels * (EQUALIZER_KNOTS - 1)
     below = position.long().clamp(max=EQUALIZER_KNOTS - 2)
     decibels = knots[below].lerp(knots[below + 1], position - below)
-    return torch.fft.irfft(spectrum * 10 ** (decibels / 20), n=len(waveform))
+    return torch.fft.irfft(spectrum * 10 ** (decibels / 20), n=size)[: len(waveform)]
 
 
 def add_noise(samples: np.ndarray, snr_db: float, seed: int) -> np.ndarray:

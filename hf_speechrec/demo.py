@@ -13,25 +13,22 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from .alignment import Word, align
+from .alignment import Word
 from .audio import AudioError, audio_duration, read_audio
 from .classification import classify
-from .decoding import GreedyDecoder
 from .hub import EXAMPLES
+from .inside import INSIDE_SECONDS, draw_inside
 from .loading import DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER, ModelError, load_classifier, load_recognizer
-from .segmentation import cut_at_silences
 from .streaming import StreamingRecognizer
 from .subtitles import to_srt, to_vtt
-from .transcription import frame_seconds, segment_log_probs, transcribe
+from .transcription import transcribe
 
 MAX_FILE_SIZE = "50mb"
 MAX_FILE_SECONDS = 600
 MAX_SPEECH_SECONDS = 300  # of one visit to the microphone
 MAX_LISTENERS = 16  # microphones at once; each holds a place in the queue while it is open
 MAX_WAITING = 64
-INSIDE_SECONDS = 10  # of a recording that are drawn
 SECONDS_KEPT = 3600  # uploads and what a visitor has said
 
 CSS = """
@@ -43,7 +40,17 @@ CSS = """
 .transcript button.word:hover, .transcript button.word:focus-visible { background: var(--sure);
   outline: 2px solid currentColor; }
 .transcript audio { width: 100%; margin-top: 0.8rem; }
+/* All tabs side by side on a phone. */
+@media (max-width: 480px) { .tab-container button { padding-inline: 0.55rem; } }
 """
+# Browsers change what a microphone hears before a page gets it; the models have not learnt from that.
+HEAD = """<script>
+const devices = navigator.mediaDevices;
+const ask = devices?.getUserMedia.bind(devices);
+if (ask) devices.getUserMedia = (wish) => ask({ ...wish, audio: wish.audio && {
+  ...wish.audio, autoGainControl: false, echoCancellation: false, noiseSuppression: false } });
+</script>"""
+FONT = ["system-ui", "sans-serif"]  # the visitor's own: none is fetched
 PLAY = (
     "const a = this.closest('.transcript').querySelector('audio');"
     "a.currentTime = parseFloat(this.dataset.start); a.play();"
@@ -122,7 +129,14 @@ def launch(recognizer: str = DEFAULT_RECOGNIZER, classifier: str = DEFAULT_CLASS
     """Serve the page; `options` are Gradio's own (`server_port=7861`, `share=True`)."""
     torch.set_num_threads(1)  # visitors share the cores; threads within one's step would wait for each other
     page = build_demo(recognizer, classifier).queue(max_size=MAX_WAITING, default_concurrency_limit=2)
-    page.launch(max_file_size=MAX_FILE_SIZE, theme=gr.themes.Soft(), css=CSS, footer_links=["api", "gradio"], **options)
+    page.launch(
+        max_file_size=MAX_FILE_SIZE,
+        theme=gr.themes.Soft(font=FONT, font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+        head=HEAD,
+        footer_links=["api", "gradio"],
+        **options,
+    )
 
 
 def _speak_tab(models: Models) -> None:
@@ -239,52 +253,13 @@ def _inside_tab(models: Models, examples: list[str]) -> None:
     )
     audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", elem_id="inside")
     gr.Examples(examples, audio, label="Examples")
-    plot = gr.Plot(label="Inside", elem_id="plot")
+    plot = gr.Plot(show_label=False, elem_id="plot")
     audio.change(
         lambda path: None if path is None else draw_inside(models["recogniser"], _read(models["recogniser"], path)),
         audio,
         plot,
         api_visibility="private",
     )
-
-
-def draw_inside(recognizer, samples: np.ndarray) -> Figure:
-    """Log-mel energies and CTC posteriors of the first ten seconds of samples (samples,) at the model's rate."""
-    extractor, tokenizer = recognizer.feature_extractor, recognizer.tokenizer
-    rate, seconds = extractor.sampling_rate, frame_seconds(recognizer)
-    samples = samples[: INSIDE_SECONDS * rate]
-    features = extractor(samples, sampling_rate=rate, return_tensors="pt").input_features[0]  # (frames, mels)
-    segments = list(cut_at_silences([samples], rate, recognizer.model.config.inputs_to_logits_ratio))
-    (log_probs,) = segment_log_probs(segments, recognizer)
-    words = align(log_probs, GreedyDecoder(tokenizer)(log_probs), tokenizer, seconds)
-    probabilities = log_probs.exp()
-    seen = [i for i in (probabilities.max(0).values > 0.1).nonzero().flatten().tolist() if i != tokenizer.pad_token_id]
-    duration = len(samples) / rate
-
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    mel, posterior = figure.subplots(2, 1, sharex=True)
-    mel.imshow(features.T, origin="lower", aspect="auto", cmap="magma", extent=(0, duration, 0, features.shape[1]))
-    mel.set_ylabel("mel bin")
-    extent = (0, len(log_probs) * seconds, -0.5, max(len(seen), 1) - 0.5)
-    posterior.imshow(
-        probabilities[:, seen].T if seen else torch.zeros(1, len(log_probs)),
-        origin="lower",
-        aspect="auto",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        extent=extent,
-    )
-    delimiter = tokenizer.word_delimiter_token_id
-    names = ["space" if i == delimiter else tokenizer.convert_ids_to_tokens(i) for i in seen]
-    posterior.set_yticks(range(len(seen)), names, fontsize=8)
-    posterior.set_xlabel("seconds")
-    posterior.set_ylabel("character")
-    for word in words:
-        for axis in (mel, posterior):
-            axis.axvline(word.start, color="tab:orange", linewidth=0.8)
-        mel.text(word.start, features.shape[1] * 1.02, word.word, fontsize=9, color="tab:orange")
-    return figure
 
 
 def _hear(models: Models, audio: tuple[int, np.ndarray] | None, listener: Listener | None) -> Listener:
@@ -390,4 +365,4 @@ def _words(words: list[Word], path: str) -> str:
     return f'<div class="transcript">{buttons}<audio controls preload="metadata" src="{source}"></audio></div>'
 
 
-__all__ = ["build_demo", "draw_inside", "launch"]
+__all__ = ["build_demo", "launch"]

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from .configuration_bilstm import BiLstmConfig
+from .onnx_model import ONNX_FILE, OnnxResNetBiGruForCTC
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,18 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
     try:
         if not Path(name).is_dir():
             # Once, and from the cache where there is no network; without what would have to be unpickled.
-            name = snapshot_download(name, ignore_patterns=UNREAD)
+            repo_id, name = name, snapshot_download(name, ignore_patterns=UNREAD)
+            if not _has_weights(name):
+                name = snapshot_download(repo_id, allow_patterns=[ONNX_FILE])
         config = AutoConfig.from_pretrained(name)
         _warn_of_unknown_keys(model, config)
         if is_classifier(config):
             return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
+        if Path(name, ONNX_FILE).is_file() and not _has_weights(name):
+            return OnnxResNetBiGruForCTC(config, name), Wav2Vec2Processor.from_pretrained(name)
         return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
+    except ImportError as error:
+        raise ModelError(f"{model}: to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HTTPError) as error:
@@ -59,6 +66,10 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
         raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{model}: not a model that can be loaded ({first_line(error)})") from error
+
+
+def _has_weights(folder: str) -> bool:
+    return any(Path(folder).glob("*.safetensors"))
 
 
 def _warn_of_unknown_keys(model: str | PathLike, config) -> None:

@@ -181,7 +181,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
         lengths = lengths_from_mask(attention_mask, input_features)
         hidden_states, lengths = self.encoder(input_features, lengths)
         if chunk_frames is None:
-            chunk_frames, default_lookahead = self._context()
+            chunk_frames, default_lookahead = self.draw_context()
             lookahead_frames = default_lookahead if lookahead_frames is None else lookahead_frames
         if chunk_frames:
             frames = hidden_states.shape[1]
@@ -201,8 +201,8 @@ class ResNetBiGruForCTC(PreTrainedModel):
             return (logits,) if loss is None else (loss, logits)
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def _context(self) -> tuple[int, int]:
-        """Chunk and look-ahead where the caller leaves them open."""
+    def draw_context(self) -> tuple[int, int]:
+        """Chunk and look-ahead where the caller leaves them open: the config's, random ones in training."""
         if self.training and torch.rand(()) < self.config.chunked_training_probability:
             # As many small chunks as large ones: they are the harder ones. The look-ahead may reach a little beyond
             # half of a small chunk, which is dearer, but says more of what comes next.

@@ -54,6 +54,10 @@ class StreamingRecognizer:
         latency: float | None = None,
         endpoint_seconds: float = 0.8,
     ):
+        if not isinstance(model, ResNetBiGruForCTC):
+            raise ValueError(
+                f"expected a ResNetBiGruForCTC, got a {type(model).__name__}: it recognises whole utterances only"
+            )
         self.model = model.eval()
         self.extractor = processor.feature_extractor
         self.tokenizer = processor.tokenizer

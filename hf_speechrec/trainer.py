@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -124,6 +125,16 @@ class SpeechTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         return EpochSampler(sampler, self) if isinstance(sampler, LengthGroupedSampler) else sampler
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """With the same chunks in all processes of a distributed run: each step lasts as long as the slowest."""
+        network = self.accelerator.unwrap_model(model)
+        if model.training and hasattr(network, "draw_context"):
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(zlib.crc32(f"{self.args.seed} {self.state.global_step}".encode()))
+                chunk_frames, lookahead_frames = network.draw_context()
+            inputs = {**inputs, "chunk_frames": chunk_frames, "lookahead_frames": lookahead_frames}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -186,8 +187,9 @@ def test_words_appear_while_one_speaks(page):
             seen.setdefault(spoken.inner_text(timeout=1000).strip(), time.monotonic() - begin)
         time.sleep(0.05)
     texts = [text for text in seen if text]
-    # Chromium's gain control and noise suppression change what the model hears: the last words are not always right.
+    # Where chunks begin in the clip differs from run to run, and a letter may get lost at their seams.
     assert texts[-1].startswith("THREE THREE ONE OH ONE ")
+    assert jiwer.cer(DIGITS, texts[-1]) < 0.1
     # Words grow, none is taken back, and the first stood there before the clip was over.
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
     assert len(texts) >= 3

@@ -371,7 +371,7 @@ def test_training_runs_in_random_chunks_by_the_configs_probability():
     full = training_network(0)
     expected = full.eval()(features).logits
     close(full.train()(features).logits, expected, atol=1e-5)
-    assert all(full._context() == (0, 0) for _ in range(100))
+    assert all(full.draw_context() == (0, 0) for _ in range(100))
     chunked = training_network(1.0)
     chunked.load_state_dict(full.state_dict())
     changes = [(chunked(features).logits - expected).abs().max().item() for _ in range(5)]
@@ -384,14 +384,14 @@ def test_training_runs_in_random_chunks_by_the_configs_probability():
 def test_training_chunks_are_of_every_size_as_many_small_as_large():
     low, high = TRAINING_CHUNKS
     model = training_network(1.0)
-    contexts = [model._context() for _ in range(3000)]
+    contexts = [model.draw_context() for _ in range(3000)]
     assert {chunk for chunk, _ in contexts} == set(range(low, high + 1))
     assert all(0 <= lookahead <= max(chunk // 2, TRAINING_LOOKAHEAD) for chunk, lookahead in contexts)
     assert {lookahead for chunk, lookahead in contexts if chunk == low} == set(range(TRAINING_LOOKAHEAD + 1))
     middle = (low * high) ** 0.5
     assert 1350 < sum(chunk < middle for chunk, _ in contexts) < 1650
     model = training_network(0.5)
-    assert 400 < sum(model._context() == (0, 0) for _ in range(1000)) < 600
+    assert 400 < sum(model.draw_context() == (0, 0) for _ in range(1000)) < 600
 
 
 @pytest.mark.parametrize(("chunk_frames", "lookahead_frames"), CONTEXTS)

@@ -11,6 +11,7 @@ from hf_speechrec.modeling_sequence import (
     lengths_from_mask,
     mask_from_lengths,
     reverse_by_length,
+    run_gru,
     split_windows,
 )
 
@@ -82,6 +83,40 @@ def test_bidirectional_gru_has_the_gradients_of_torchs_own():
     (packed_reference(layer, inputs, LENGTHS) * target * valid).sum().backward()
     assert gradient.abs().sum() > 0
     torch.testing.assert_close(gradient, inputs.grad, atol=1e-6, rtol=0)
+
+
+def gradients_of_a_gru(run, gru: nn.GRU, inputs: torch.Tensor, state: torch.Tensor) -> list[torch.Tensor]:
+    """Of the inputs, the state before and each parameter, where outputs and the state after both count."""
+    outputs, after = run(gru, inputs, state)
+    weights = torch.linspace(-1, 1, outputs.numel()).view_as(outputs)
+    return list(
+        torch.autograd.grad((outputs * weights).sum() + after.square().sum(), [inputs, state, *gru.parameters()])
+    )
+
+
+def test_backward_pass_of_a_gru_is_torchs_own():
+    gru = nn.GRU(6, 5, batch_first=True)
+    inputs, state = torch.randn(3, 7, 6, requires_grad=True), torch.randn(1, 3, 5, requires_grad=True)
+    ours = run_gru(gru, inputs, state)
+    assert all(ours[i].equal(gru(inputs, state)[i]) for i in range(2))
+    assert type(ours[0].grad_fn).__name__ == "_GRUFunctionBackward"
+    gradients = gradients_of_a_gru(run_gru, gru, inputs, state)
+    expected = gradients_of_a_gru(lambda gru, *args: gru(*args), gru, inputs, state)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        assert reference.abs().max() > 0.01
+        torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=0)
+
+
+def test_under_autocast_a_gru_computes_in_float32_and_its_gradient_nearly_so():
+    gru = nn.GRU(6, 5, batch_first=True)
+    inputs, state = torch.randn(3, 7, 6, requires_grad=True), torch.randn(1, 3, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, _ = run_gru(gru, inputs.bfloat16(), state)
+        gradients = gradients_of_a_gru(run_gru, gru, inputs, state)
+    assert outputs.dtype == torch.float32
+    assert gradients[0].dtype == inputs.dtype
+    for gradient, exact in zip(gradients, gradients_of_a_gru(run_gru, gru, inputs, state), strict=True):
+        assert 0 < (gradient - exact).norm() < 0.02 * exact.norm()
 
 
 def test_padding_reaches_no_valid_frame():

@@ -2,8 +2,11 @@
 
 import io
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
 
@@ -95,3 +98,49 @@ def test_it_is_published_by_one_command(tmp_path):
         assert requirement == "hf_speechrec[demo]"
         with urllib.request.urlopen(address.strip()) as response:
             assert zipfile.is_zipfile(io.BytesIO(response.read()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif("CI" not in os.environ, reason="fills a new environment from the package index; CI=1 runs it")
+def test_it_runs_alone(tmp_path, repository):
+    """The Space's own files and an empty environment: requirements installed, a model fetched from the Hub, words."""
+    from gradio_client import Client, handle_file
+
+    with running_hub(tmp_path / "hub") as hub, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        environment = hub.environment(tmp_path / "home")
+        for arguments in (["push", "an4", "user/mine"], ["push-space", "user/demo", "--model", "user/mine"]):
+            command = [sys.executable, "-m", "hf_speechrec", *arguments]
+            subprocess.run(command, env=environment | {"PIP_NO_BUILD_ISOLATION": "0"}, check=True)
+        fetch = "from huggingface_hub import snapshot_download as fetch; "
+        fetch += "fetch('user/demo', repo_type='space', local_dir='space')"
+        subprocess.run([sys.executable, "-c", fetch], cwd=tmp_path, env=environment, check=True)
+
+        subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+        python, folder = tmp_path / "venv" / "bin" / "python", tmp_path / "space"
+        install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "-r", "requirements.txt"]
+        subprocess.run(install, cwd=folder, check=True)
+        app = subprocess.Popen(
+            [python, "app.py"], cwd=folder, env=environment | {"GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "0"}
+        )
+        try:
+            address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+            while True:
+                try:
+                    urllib.request.urlopen(f"{address}/config", timeout=5).close()
+                    break
+                except OSError:
+                    assert app.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.3)
+            client = Client(address, verbose=False)
+            example = handle_file(str(folder / "examples" / "an4-seven-digits.flac"))
+            assert client.predict(example, api_name="/transcribe")["text"] == "THREE THREE ONE OH ONE EIGHT EIGHT"
+            client.close()
+        finally:
+            app.terminate()
+            app.wait(20)
+            shutil.rmtree(tmp_path / "venv")  # gigabytes

@@ -1,4 +1,4 @@
-"""Models and data sets → the Hub."""
+"""Models and data sets → the Hub, or another runtime."""
 
 from pathlib import Path
 from typing import Annotated
@@ -67,3 +67,24 @@ def push(
                 folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
             )
         )
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A bundled recogniser, a folder, or an id on the Hub (user/name).")],
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Weights of 8 bits: a quarter of the size.")] = False,
+) -> None:
+    """
+    Write a recogniser for onnxruntime: sooner done on a CPU than with torch, and a model like any other.
+
+    - `hf-speechrec export an4 an4-onnx`
+    - `hf-speechrec export user/name small --int8`
+    - `hf-speechrec transcribe talk.flac --model small`
+    """
+    from ..export import export_onnx
+    from ..onnx_model import ONNX_FILE
+
+    with clear_errors(), quiet_libraries():
+        path = export_onnx(model, folder, int8=int8) / ONNX_FILE
+        typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

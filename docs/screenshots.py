@@ -1,0 +1,105 @@
+"""The pictures of the page in docs/images: python docs/screenshots.py (needs chromium and the extra dev)
+
+Starts the page, opens each tab in a browser as wide as a desktop's and as a phone's, puts an example in and waits for
+the answer. The microphone plays an example, too.
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
+EXAMPLES = ROOT / "demo" / "examples"
+WIDTHS = {"desktop": (1100, 800), "phone": (390, 844)}  # pixels
+RATE = 48_000  # Hz
+TABS = {"Speak": "speak", "File": "file", "Commands": "commands", "Look inside": "inside"}
+
+
+def main() -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("expected chromium (apt-get install chromium), found none")
+    IMAGES.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "hf_speechrec", "demo", "--port", str(port)], cwd=ROOT)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/config", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.3)
+        with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+            arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+            arguments.append(f"--use-file-for-fake-audio-capture={microphone(Path(folder))}%noloop")
+            browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+            for device, (width, height) in WIDTHS.items():
+                for scheme in ("light", "dark") if device == "desktop" else ("light",):
+                    context = browser.new_context(
+                        viewport={"width": width, "height": height},
+                        permissions=["microphone"],
+                        color_scheme=scheme,
+                        is_mobile=device == "phone",
+                        has_touch=device == "phone",
+                    )
+                    page = context.new_page()
+                    page.goto(address, wait_until="domcontentloaded", timeout=60_000)
+                    for tab, name in TABS.items():
+                        picture(page, tab, f"{name}-{device}{'-dark' if scheme == 'dark' else ''}")
+                    context.close()
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def microphone(folder: Path) -> Path:
+    samples, rate = soundfile.read(EXAMPLES / "an4-seven-digits.flac", dtype="float32")
+    times = np.arange(0, len(samples), rate / RATE)
+    silence = np.zeros(RATE, np.float32)
+    path = folder / "microphone.wav"
+    soundfile.write(path, np.concatenate([silence, np.interp(times, np.arange(len(samples)), samples), silence]), RATE)
+    return path
+
+
+def picture(page, tab: str, name: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    match tab:
+        case "Speak":
+            panel.get_by_role("button", name="Record").click()
+            page.wait_for_function("(document.querySelector('#spoken .firm')?.innerText ?? '').split(' ').length > 4")
+        case "File":
+            panel.get_by_text("an4-seven-digits.flac").first.click()
+            panel.locator("button.word").nth(6).wait_for(timeout=30_000)
+        case "Commands":
+            panel.get_by_text("command-stop.opus").first.click()
+            panel.get_by_test_id("label-output-value").wait_for(timeout=30_000)
+        case "Look inside":
+            panel.get_by_text("an4-spelled-name.flac").first.click()
+            panel.locator("#plot img").wait_for(timeout=30_000)
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(800)  # what fades in has done so
+    path = IMAGES / f"{name}.png"
+    page.screenshot(path=path, full_page=True)
+    image = Image.open(path).convert("RGB")
+    image.quantize(128, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
+    print(path.relative_to(ROOT), f"{path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

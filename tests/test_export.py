@@ -1,0 +1,150 @@
+"""ONNX: the same logits and text as torch, of any length and batch, in a folder that is a model like any other."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import Wav2Vec2Processor
+from typer.testing import CliRunner
+
+from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
+from hf_speechrec.cli import app
+from hf_speechrec.corpora import read_corpus
+from hf_speechrec.export import export_onnx
+from hf_speechrec.loading import ModelError, load_model, load_recognizer
+from hf_speechrec.onnx_model import OnnxResNetBiGruForCTC, session_options
+from hf_speechrec.streaming import StreamingRecognizer
+from hf_speechrec.transcription import transcribe
+
+LENGTHS = [[1], [7], [160], [3, 8, 5], [401, 33, 400, 1]]  # feature frames of the rows of a batch
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return export_onnx("an4", tmp_path_factory.mktemp("exported") / "float32")
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory):
+    return export_onnx("an4", tmp_path_factory.mktemp("exported") / "int8", int8=True)
+
+
+def features(lengths: list[int], mels: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    return torch.randn(*mask.shape, mels) * mask[..., None], mask
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_logits_are_torchs_whatever_the_length_and_the_batch(exported, lengths):
+    model, _ = load_model(exported)
+    reference, _ = load_model("an4")
+    inputs, mask = features(lengths)
+    logits = model(inputs, mask).logits
+    assert logits.shape == (len(lengths), -(-max(lengths) // 4), 29)
+    torch.testing.assert_close(logits, reference(inputs, mask).logits, atol=1e-4, rtol=0)
+    if min(lengths) == max(lengths):
+        assert model(inputs).logits.equal(logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"time_reduction": 1, "frequency_reduction": 1, "share_block_layers": True, "num_residual_blocks": 1},
+        {"time_reduction": 2, "num_hidden_layers": 1, "chunk_frames": 4},
+    ],
+    ids=["the write-up's", "half"],
+)
+def test_other_sizes_are_exported_too(sizes, tokenizer, tmp_path):
+    config = ResNetBiGruConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=20,
+        conv_channels=4,
+        **{"num_hidden_layers": 2, "hidden_size": 8} | sizes,
+    )
+    reference = ResNetBiGruForCTC(config).eval()
+    reference.save_pretrained(tmp_path / "torch")
+    Wav2Vec2Processor(LogMelFeatureExtractor(feature_size=20), tokenizer).save_pretrained(tmp_path / "torch")
+    model, _ = load_model(export_onnx(tmp_path / "torch", tmp_path / "onnx"))
+    inputs, mask = features([9, 14], mels=20)
+    expected = reference(inputs, mask, chunk_frames=0).logits
+    assert expected.std() > 0.01
+    torch.testing.assert_close(model(inputs, mask).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_text_is_torchs(exported, an4):
+    paths = read_corpus(an4, "test")["path"]
+    expected = [transcript.text for transcript in transcribe(paths, load_recognizer("an4", "cpu"))]
+    recognizer = load_recognizer(exported)
+    assert isinstance(recognizer.model, OnnxResNetBiGruForCTC)
+    assert sum(map(bool, expected)) == len(paths)
+    assert [transcript.text for transcript in transcribe(paths, recognizer)] == expected
+
+
+@torch.no_grad()
+def test_int8_is_a_quarter_of_the_size_and_close(int8, exported):
+    assert (int8 / "model.onnx").stat().st_size < 0.29 * (exported / "model.onnx").stat().st_size
+    inputs, mask = features([300])
+    expected = load_model("an4")[0](inputs, mask).logits
+    logits = load_model(int8)[0](inputs, mask).logits
+    assert 0 < (logits - expected).norm() < 0.05 * expected.norm()
+
+
+def test_int8_weights_are_widened_once_and_not_in_every_run(int8, tmp_path):
+    """onnxruntime writes the graph that it runs."""
+    assert "DequantizeLinear" in {node.op_type for node in onnx.load(int8 / "model.onnx").graph.node}
+    options = session_options()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(int8 / "model.onnx", options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert "GRU" in operators
+    assert "DequantizeLinear" not in operators
+
+
+def test_the_commands_take_an_exported_model(tmp_path, an4_files):
+    out = tmp_path / "exported"
+    result = CliRunner().invoke(app, ["export", "an4", str(out), "--int8"])
+    assert result.exit_code == 0, result.stderr
+    assert f"{out}" in result.stdout
+    names = {path.name for path in out.iterdir()}
+    assert {"model.onnx", "config.json", "processor_config.json", "vocab.json"} <= names
+    assert not any(name.endswith(".safetensors") for name in names)
+    expected = CliRunner().invoke(app, ["transcribe", str(an4_files[0])]).stdout
+    result = CliRunner().invoke(app, ["transcribe", str(an4_files[0]), "--model", str(out), "--format", "json"])
+    assert result.exit_code == 0, result.stderr
+    transcript = json.loads(result.stdout)
+    assert transcript["text"] == expected.strip() != ""
+    assert [word["word"] for word in transcript["words"]] == transcript["text"].split()
+
+
+def test_an_exported_model_does_not_stream(exported):
+    model, processor = load_model(exported)
+    with pytest.raises(ValueError, match=r"expected a ResNetBiGruForCTC, got .* recognises whole utterances only"):
+        StreamingRecognizer(model, processor)
+
+
+def test_what_is_no_recogniser_is_not_exported(tmp_path):
+    with pytest.raises(ModelError, match="speech-commands: expected a ResNetBiGruForCTC, got a BiLstm"):
+        export_onnx("speech-commands", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_graph_is_a_clear_error(exported, tmp_path):
+    for path in exported.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if path.suffix == ".onnx" else content)
+    with pytest.raises(ModelError, match=r"model.onnx: expected an exported model"):
+        load_model(tmp_path)
+
+
+def test_samples_and_features_are_not_changed(exported):
+    model, _ = load_model(exported)
+    inputs, mask = features([50])
+    before = inputs.clone()
+    model(inputs, mask)
+    assert np.array_equal(inputs, before)
