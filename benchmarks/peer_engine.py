@@ -63,8 +63,8 @@ def ours(threads: int, model: str):
 
     recognizer = load_recognizer(model, "cpu")
     folder = CHECKPOINTS / model if (CHECKPOINTS / model).is_dir() else Path(model)
-    (weights,) = [path for path in folder.iterdir() if path.suffix in (".onnx", ".safetensors")]
-    return lambda files: [transcript.text for transcript in run(files, recognizer)], weights.stat().st_size
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".onnx", ".safetensors"))
+    return lambda files: [transcript.text for transcript in run(files, recognizer)], size
 
 
 def peak_memory() -> int:

@@ -1,4 +1,4 @@
-"""A recogniser → a folder with an ONNX graph, in float32 or with weights of 8 bits."""
+"""A recogniser → a folder with ONNX graphs, in float32 or with weights of 8 bits."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from torch import nn
 from .loading import ModelError, load_model
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .modeling_sequence import BidirectionalGRU
-from .onnx_model import ONNX_FILE
+from .onnx_model import ENCODER_FILE, RECURRENCE_FILE
 
 INT8_LEAST = 10_000  # values of a weight that is worth 8 bits; what is smaller makes no file large
 
@@ -30,7 +30,6 @@ class _BidirectionalGRU(nn.Module):
 
     def __init__(self, layer: BidirectionalGRU):
         super().__init__()
-        self.hidden_size = layer.forward_gru.hidden_size
         directions = (layer.forward_gru, layer.backward_gru)
 
         def stacked(kind: str) -> torch.Tensor:
@@ -40,8 +39,11 @@ class _BidirectionalGRU(nn.Module):
         self.register_buffer("recurrence", stacked("weight_hh"))  # (2, 3 * hidden, hidden)
         self.register_buffer("bias", torch.cat([stacked("bias_ih"), stacked("bias_hh")], dim=1))  # (2, 6 * hidden)
 
-    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return torch.ops.hf_speechrec.bidirectional_gru(inputs, lengths, self.weight, self.recurrence, self.bias)
+    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, input), (batch,), forward state (1, batch, hidden) → (batch, frames, 2 * hidden)"""
+        states = torch.cat([state, torch.zeros_like(state)])  # the backward direction starts anew
+        weights = (self.weight, self.recurrence, self.bias)
+        return torch.ops.hf_speechrec.bidirectional_gru(inputs, lengths, states, *weights)
 
 
 def _update_gate_first(parameter: torch.Tensor) -> torch.Tensor:
@@ -52,32 +54,61 @@ def _update_gate_first(parameter: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("hf_speechrec::bidirectional_gru", mutates_args=())
 def _bidirectional_gru(
-    inputs: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor, recurrence: torch.Tensor, bias: torch.Tensor
+    inputs: torch.Tensor,
+    lengths: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    recurrence: torch.Tensor,
+    bias: torch.Tensor,
 ) -> torch.Tensor:
     raise NotImplementedError("stands for an operator of ONNX, and is never run in torch")
 
 
 @_bidirectional_gru.register_fake
-def _(inputs, lengths, weight, recurrence, bias):  # noqa: ARG001  the operator's own signature
+def _(inputs, lengths, states, weight, recurrence, bias):  # noqa: ARG001  the operator's own signature
     return inputs.new_empty(*inputs.shape[:2], 2 * recurrence.shape[2])
 
 
-class _Logits(nn.Module):
-    """What is exported: features and mask → logits, whole utterances."""
+class _Encoder(nn.Module):
+    """(batch, frames, mels) and mask (batch, frames) → (batch, frames', hidden) and lengths (batch,)"""
+
+    def __init__(self, model: ResNetBiGruForCTC):
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor):
+        return self.encoder(input_features, attention_mask.sum(-1))
+
+
+class _Recurrence(nn.Module):
+    """
+    GRUs and classifier: (batch, frames', hidden), lengths (batch,), forward states (layers, batch, hidden) and the last
+    frame of a chunk (1,) → logits (batch, frames', vocab) and the forward states at that frame.
+    """
 
     def __init__(self, model: ResNetBiGruForCTC):
         super().__init__()
         self.model = model
+        self.grus = nn.ModuleList(_BidirectionalGRU(cast(Any, layer).gru) for layer in model.gru_layers)
 
-    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_features, attention_mask, chunk_frames=0).logits
+    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor, states: torch.Tensor, last: torch.Tensor):
+        size, after = states.shape[2], []
+        for i, gru in enumerate(self.grus):
+            layer = cast(Any, self.model.gru_layers[i])
+            inputs = layer.activation(layer.layer_norm(hidden_states))
+            hidden_states = gru(inputs, lengths, states[i : i + 1])
+            after.append(hidden_states.index_select(1, last)[:, 0, :size])
+        return self.model.classify(hidden_states, lengths), torch.stack(after)
 
 
 def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = False) -> Path:
     """
-    Write a recogniser as a folder that every command and `load_recognizer` take, but which runs in onnxruntime:
-    `model.onnx`, config, feature extractor and tokenizer. The graph takes `input_features` (batch, frames, mels) and
-    `attention_mask` (batch, frames) of any size and gives `logits` (batch, frames', vocab) of whole utterances.
+    Write a recogniser as a folder that every command and `load_recognizer` take, but which runs in onnxruntime: config,
+    feature extractor, tokenizer and two graphs of any batch and length, so that one set of weights serves whole
+    utterances and streams. `encoder.onnx`: `input_features` (batch, frames, mels) and `attention_mask` (batch, frames)
+    → `hidden_states` (batch, frames', hidden) and `lengths` (batch,). `recurrence.onnx`: those two, `states` (layers,
+    batch, hidden; zeros at the beginning) and `last`, the number of the frame (1,) whose states the next chunk starts
+    from → `logits` (batch, frames', vocab) and `next_states`.
 
     Args:
         model: a bundled model, a folder or an id on the Hub.
@@ -93,58 +124,83 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
     """
     try:
         import onnx
-        from onnxscript import opset20
     except ImportError as error:
         raise ModelError(f"export needs the extra onnx: pip install 'hf_speechrec[onnx]' ({error})") from None
     network, processor = load_model(model)
     if not isinstance(network, ResNetBiGruForCTC):
         raise ModelError(f"{model}: expected a {ResNetBiGruForCTC.__name__}, got a {type(network).__name__}")
-    op: Any = opset20  # its types do not know what a tensor of the graph is
-    size = network.config.hidden_size
-    for layer in network.gru_layers:
-        gru_layer = cast(Any, layer)
-        gru_layer.gru = _BidirectionalGRU(gru_layer.gru)
+    config = network.config
+    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames")
+    graphs = {
+        ENCODER_FILE: _graph(
+            _Encoder(network),
+            {
+                "input_features": (torch.zeros(2, 32, config.num_mel_bins), {0: batch, 1: frames}),
+                "attention_mask": (torch.ones(2, 32, dtype=torch.long), {0: batch, 1: frames}),
+            },
+            ["hidden_states", "lengths"],
+        ),
+        RECURRENCE_FILE: _graph(
+            _Recurrence(network),
+            {
+                "hidden_states": (torch.zeros(2, 8, config.hidden_size), {0: batch, 1: frames}),
+                "lengths": (torch.tensor([8, 7]), {0: batch}),
+                "states": (torch.zeros(config.num_hidden_layers, 2, config.hidden_size), {1: batch}),
+                "last": (torch.tensor([3]), {}),
+            },
+            ["logits", "next_states"],
+        ),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, graph in graphs.items():
+        if int8:
+            _to_int8(graph)
+        onnx.save(graph, folder / name)
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
-    def onnx_gru(inputs, lengths, weight, recurrence, bias):
-        frames_first = op.Transpose(inputs, perm=[1, 0, 2])
-        states, _ = op.GRU(
-            frames_first,
-            weight,
-            recurrence,
-            bias,
-            op.Cast(lengths, to=onnx.TensorProto.INT32),
-            direction="bidirectional",
-            hidden_size=size,
-            linear_before_reset=1,  # as torch has it
-        )
-        # (frames, directions, batch, hidden) → (batch, frames, directions * hidden)
-        return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
 
-    frames = 8 * network.config.time_reduction
-    example = (torch.zeros(2, frames, network.config.num_mel_bins), torch.ones(2, frames, dtype=torch.long))
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("frames")}
+def _graph(module: nn.Module, inputs: dict[str, tuple[torch.Tensor, dict]], outputs: list[str]):
+    """An ONNX model of a module. `inputs`: for each of its arguments an example and its dynamic dimensions."""
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
-            _Logits(network).eval(),
-            example,
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
             dynamo=True,
             opset_version=20,
-            input_names=["input_features", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes={"input_features": axes, "attention_mask": axes},
-            custom_translation_table={torch.ops.hf_speechrec.bidirectional_gru.default: onnx_gru},
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes={name: axes for name, (_, axes) in inputs.items()},
+            custom_translation_table={torch.ops.hf_speechrec.bidirectional_gru.default: _onnx_gru},
             verbose=False,
         )
     assert program is not None  # as it is with `dynamo`
-    proto = program.model_proto
-    if int8:
-        _to_int8(proto)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(proto, folder / ONNX_FILE)
-    network.config.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return program.model_proto
+
+
+def _onnx_gru(inputs, lengths, states, weight, recurrence, bias):
+    """`_bidirectional_gru` in ONNX's operators."""
+    from onnx import TensorProto
+    from onnxscript import opset20
+
+    op: Any = opset20  # its types do not know what a tensor of the graph is
+    frames_first = op.Transpose(inputs, perm=[1, 0, 2])
+    lengths = op.Cast(lengths, to=TensorProto.INT32)
+    outputs, _ = op.GRU(
+        frames_first,
+        weight,
+        recurrence,
+        bias,
+        lengths,
+        states,
+        direction="bidirectional",
+        hidden_size=recurrence.shape[2],
+        linear_before_reset=1,  # as torch has it
+    )
+    # (frames, directions, batch, hidden) → (batch, frames, directions * hidden)
+    return op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
 
 
 def _to_int8(proto) -> None:

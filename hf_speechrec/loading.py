@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from .configuration_bilstm import BiLstmConfig
-from .onnx_model import ONNX_FILE, OnnxResNetBiGruForCTC
+from .onnx_model import ENCODER_FILE, RECURRENCE_FILE, OnnxResNetBiGruForCTC
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
             # Once, and from the cache where there is no network; without what would have to be unpickled.
             repo_id, name = name, snapshot_download(name, ignore_patterns=UNREAD)
             if not _has_weights(name):
-                name = snapshot_download(repo_id, allow_patterns=[ONNX_FILE])
+                name = snapshot_download(repo_id, allow_patterns=[ENCODER_FILE, RECURRENCE_FILE])
         config = AutoConfig.from_pretrained(name)
         _warn_of_unknown_keys(model, config)
         if is_classifier(config):
             return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
-        if Path(name, ONNX_FILE).is_file() and not _has_weights(name):
+        if Path(name, RECURRENCE_FILE).is_file() and not _has_weights(name):
             return OnnxResNetBiGruForCTC(config, name), Wav2Vec2Processor.from_pretrained(name)
         return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
     except ImportError as error:

@@ -191,10 +191,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
         else:
             for layer in self.gru_layers:
                 hidden_states = layer(hidden_states, lengths)
-        logits = self.classifier(hidden_states)
-        padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
-        blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), self.blank_token_id)
-        logits = torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
+        logits = self.classify(hidden_states, lengths)
 
         loss = None if labels is None else self.ctc_loss(logits, lengths, labels)
         if return_dict is False:
@@ -230,6 +227,28 @@ class ResNetBiGruForCTC(PreTrainedModel):
             windows, state = cast(BiGruLayer, layer).forward_windows(windows, lengths, chunk_frames, before)
             after.append(state)
         return windows, after
+
+    def classify(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The last GRU's output (batch, frames', 2 * hidden) → logits; blanks in padded frames."""
+        logits = self.classifier(hidden_states)
+        padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
+        blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), self.blank_token_id)
+        return torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
+
+    def recognize_window(
+        self, window: torch.Tensor, chunk_frames: int, states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        One window of a stream: the encoder's output for a chunk and what may be seen behind it (1, window, hidden), and
+        the forward states before it → logits of the chunk (frames, vocab), and the states after it. Only the last
+        window of a stream may be shorter than its chunk.
+        """
+        frames = window.shape[1]
+        padding = max(0, chunk_frames - frames)
+        window = nn.functional.pad(window, (0, 0, 0, padding))
+        lengths = torch.tensor([frames], device=window.device)
+        hidden_states, states = self.recur(window, lengths, chunk_frames, states)
+        return self.classifier(hidden_states[0, : min(chunk_frames, frames)]), states
 
     def ctc_loss(self, logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Scalar CTC loss of logits (batch, frames', vocab) whose first `lengths` (batch,) frames are valid."""

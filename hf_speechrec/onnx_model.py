@@ -3,22 +3,25 @@
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from .configuration_resnet_bigru import ResNetBiGruConfig
 
-ONNX_FILE = "model.onnx"
+ENCODER_FILE = "encoder.onnx"
+RECURRENCE_FILE = "recurrence.onnx"
 
 
 class OnnxResNetBiGruForCTC(PreTrainedModel):
     """
-    Whole utterances to logits on the CPU, as `ResNetBiGruForCTC` gives them. Runs on as many threads as torch does.
+    What `export_onnx` has written, on the CPU. It runs on as many threads as torch does, and gives what
+    `ResNetBiGruForCTC` gives, for whole utterances and for streams.
 
     Args:
         config: the exported model's.
-        folder: with its `model.onnx`.
+        folder: with its two graphs.
 
     Raises:
         ImportError: without the extra `onnx`.
@@ -31,13 +34,9 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
 
     def __init__(self, config: ResNetBiGruConfig, folder: str | PathLike):
         super().__init__(config)
-        import onnxruntime
-
-        path = Path(folder, ONNX_FILE)
-        try:
-            self._session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own share no other base
-            raise ValueError(f"{path}: expected an exported model ({error})") from None
+        self.name_or_path = str(folder)
+        self._encoder = _session(Path(folder, ENCODER_FILE))
+        self._recurrence = _session(Path(folder, RECURRENCE_FILE))
 
     @property
     def device(self) -> torch.device:
@@ -56,9 +55,49 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
         """Features (batch, frames, mels) and their mask (batch, frames) → `logits` (batch, frames', vocab)."""
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
-        inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
-        logits = torch.from_numpy(self._session.run(None, inputs)[0])
+        hidden_states, lengths = self._encode(input_features, attention_mask)
+        states = np.stack([state[0] for state in self.initial_states(len(lengths))])
+        logits, _ = self._recur(hidden_states, lengths, states, hidden_states.shape[1] - 1)
         return (logits,) if return_dict is False else CausalLMOutput(logits=logits)
+
+    def encoder(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `ResNetBiGruForCTC.encoder`."""
+        frames = torch.arange(input_features.shape[1])
+        hidden_states, encoded_lengths = self._encode(input_features, (frames < lengths[:, None]).long())
+        return torch.from_numpy(hidden_states), torch.from_numpy(encoded_lengths)
+
+    def initial_states(self, batch_size: int) -> list[torch.Tensor]:
+        """As `ResNetBiGruForCTC.initial_states`."""
+        return [torch.zeros(1, batch_size, self.config.hidden_size) for _ in range(self.config.num_hidden_layers)]
+
+    def recognize_window(
+        self, window: torch.Tensor, chunk_frames: int, states: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """As `ResNetBiGruForCTC.recognize_window`."""
+        chunk_frames = min(chunk_frames, window.shape[1])
+        before = torch.cat(states).numpy()
+        logits, after = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
+        return logits[0, :chunk_frames], list(torch.from_numpy(after)[:, None])
+
+    def _encode(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[np.ndarray]:
+        inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
+        return self._encoder.run(None, inputs)
+
+    def _recur(
+        self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        inputs = {"hidden_states": hidden_states, "lengths": lengths, "states": states, "last": np.array([last])}
+        logits, after = self._recurrence.run(None, inputs)
+        return torch.from_numpy(logits), after
+
+
+def _session(path: Path):
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own share no other base
+        raise ValueError(f"{path}: expected an exported model ({error})") from None
 
 
 def session_options():

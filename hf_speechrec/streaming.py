@@ -16,6 +16,7 @@ import torch
 from .alignment import Character, Word, join_characters
 from .audio import StreamResampler, check_samples
 from .modeling_resnet_bigru import ResNetBiGruForCTC
+from .onnx_model import OnnxResNetBiGruForCTC
 
 LATENCY = 0.64  # seconds, where neither caller nor config say
 LOOKAHEAD_SHARE = 1 / 3  # of what a latency leaves for chunk and look-ahead; measured in docs/experiments.md
@@ -35,7 +36,7 @@ class StreamingRecognizer:
     A recogniser that hears while somebody speaks.
 
     Args:
-        model: a recogniser in evaluation mode.
+        model: a recogniser.
         processor: its processor (or pipeline: anything with `feature_extractor` and `tokenizer`).
         latency: algorithmic latency in seconds that chunk and look-ahead may not exceed. By default they are the
             config's, or, where that has whole utterances, what 0.64 seconds allow.
@@ -46,7 +47,7 @@ class StreamingRecognizer:
 
     def __init__(
         self,
-        model: ResNetBiGruForCTC,
+        model: ResNetBiGruForCTC | OnnxResNetBiGruForCTC,
         processor: Any,
         chunk_frames: int | None = None,
         lookahead_frames: int | None = None,
@@ -54,10 +55,6 @@ class StreamingRecognizer:
         latency: float | None = None,
         endpoint_seconds: float = 0.8,
     ):
-        if not isinstance(model, ResNetBiGruForCTC):
-            raise ValueError(
-                f"expected a ResNetBiGruForCTC, got a {type(model).__name__}: it recognises whole utterances only"
-            )
         self.model = model.eval()
         self.extractor = processor.feature_extractor
         self.tokenizer = processor.tokenizer
@@ -167,7 +164,10 @@ class StreamingRecognizer:
         """(frames', vocab) of the frames that have all they may see."""
         self._samples = np.concatenate([self._samples, samples])
         self._heard += len(samples)
+        before = self._frames_done
         self._make_features(is_last)
+        if self._frames_done == before and not is_last:
+            return torch.zeros(0, self.model.config.vocab_size)
         self._encode(is_last)
         ready = []
         while self._encoded_done - self._logits_done >= self.chunk_frames + self.lookahead_frames or (
@@ -217,15 +217,11 @@ class StreamingRecognizer:
         self._features = self._features[(max(0, ready - self.left_context) - first) * reduction :]
 
     def _recognise_chunk(self) -> torch.Tensor:
-        size = self.chunk_frames + self.lookahead_frames
-        window = self._encoded[None, :size]
-        length = torch.tensor([window.shape[1]], device=self.model.device)
-        window = torch.nn.functional.pad(window, (0, 0, 0, size - window.shape[1])).to(self.model.device)
-        hidden_states, self._states = self.model.recur(window, length, self.chunk_frames, self._states)
-        frames = min(self.chunk_frames, int(length))
-        self._encoded = self._encoded[frames:]
-        self._logits_done += frames
-        return self.model.classifier(hidden_states[0, :frames]).float().cpu()
+        window = self._encoded[None, : self.chunk_frames + self.lookahead_frames].to(self.model.device)
+        logits, self._states = self.model.recognize_window(window, self.chunk_frames, self._states)
+        self._encoded = self._encoded[len(logits) :]
+        self._logits_done += len(logits)
+        return logits.float().cpu()
 
 
 class _GreedyDecoder:
@@ -233,21 +229,22 @@ class _GreedyDecoder:
 
     def __init__(self, tokenizer, frame_seconds: float, endpoint_frames: int):
         self.tokenizer = tokenizer
+        self.blank, self.delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
         self.frame_seconds = frame_seconds
         self.endpoint_frames = endpoint_frames
         self.frame = 0
-        self.previous = tokenizer.pad_token_id
+        self.previous = self.blank
         self.last_letter = 0  # frame
         self.letters: list[tuple[Character, float]] = []  # of the word being said, with their log-probabilities
         self.segment: list[Word] = []
 
     def update(self, logits: torch.Tensor, is_last: bool = False) -> Update:
         update = Update()
-        scores, tokens = logits.log_softmax(-1).max(-1)
+        scores, tokens = logits.log_softmax(-1).max(-1) if len(logits) else (torch.zeros(0), torch.zeros(0))
         for score, token in zip(scores.tolist(), tokens.tolist(), strict=True):
-            if token == self.tokenizer.word_delimiter_token_id:
+            if token == self.delimiter:
                 self._end_word(update)
-            elif token != self.tokenizer.pad_token_id:
+            elif token != self.blank:
                 end = round((self.frame + 1) * self.frame_seconds, 3)
                 if token != self.previous:
                     text = self.tokenizer.convert_ids_to_tokens(token)

@@ -103,7 +103,7 @@ def test_it_is_published_by_one_command(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif("CI" not in os.environ, reason="fills a new environment from the package index; CI=1 runs it")
-def test_it_runs_alone(tmp_path, repository):
+def test_it_runs_alone(tmp_path):
     """The Space's own files and an empty environment: requirements installed, a model fetched from the Hub, words."""
     from gradio_client import Client, handle_file
 

@@ -83,8 +83,7 @@ def export(
     - `hf-speechrec transcribe talk.flac --model small`
     """
     from ..export import export_onnx
-    from ..onnx_model import ONNX_FILE
 
     with clear_errors(), quiet_libraries():
-        path = export_onnx(model, folder, int8=int8) / ONNX_FILE
-        typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        size = sum(path.stat().st_size for path in export_onnx(model, folder, int8=int8).glob("*.onnx"))
+        typer.echo(f"{folder}: {size / 1e6:.1f} MB of weights")
