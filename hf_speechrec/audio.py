@@ -77,19 +77,19 @@ def audio_blocks(source: str | PathLike | bytes | dict, sampling_rate: int) -> I
 
     Raises `AudioError` as `read_audio` does, where it meets what is wrong.
     """
-    name, file = _open(source)
     resample = None
-    for samples, rate in _decoded_blocks(source, name, file):
-        check_samples(samples, name)
+    for samples, rate in decoded_blocks(source):
+        check_samples(samples, source_name(source))
         resample = resample or StreamResampler(rate, sampling_rate)
         yield resample.feed(samples)
     if resample is None:
-        raise AudioError(f"{name}: expected at least one sample, the audio is empty")
+        raise AudioError(f"{source_name(source)}: expected at least one sample, the audio is empty")
     yield resample.flush()
 
 
-def _decoded_blocks(source, name: str, file) -> Iterator[tuple[np.ndarray, int]]:
-    """Mono samples as they stand in the file, and their rate."""
+def decoded_blocks(source: str | PathLike | bytes | dict) -> Iterator[tuple[np.ndarray, int]]:
+    """Mono samples (samples,) as they stand in a file, half a minute at a time, and their rate in Hz."""
+    name, file = _open(source)
     try:
         recording = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .alignment import Word
-from .audio import AudioError, audio_duration, read_audio
+from .audio import AudioError, audio_duration, decoded_blocks, read_audio
 from .classification import classify
 from .hub import EXAMPLES
 from .inside import INSIDE_SECONDS, draw_inside
@@ -33,7 +33,7 @@ SECONDS_KEPT = 3600  # uploads and what a visitor has said
 
 CSS = """
 .transcript { font-size: 1.35rem; line-height: 1.9; min-height: 5.5rem; }
-.transcript .partial { opacity: 0.55; font-style: italic; }
+.transcript .partial { opacity: 0.7; font-style: italic; }
 .transcript .hint, .transcript .note { opacity: 0.7; font-size: 0.95rem; }
 .transcript button.word { font: inherit; color: inherit; padding: 0 0.2em; margin: 0 0.05em; border-radius: 0.3em;
   border-bottom: 3px solid var(--sure); cursor: pointer; }
@@ -168,15 +168,19 @@ def _speak_tab(models: Models) -> None:
     microphone.start_recording(lambda: (_spoken(None), None), None, [shown, state], api_visibility="private")
     microphone.stop_recording(end, [state], [shown, state], show_progress="hidden", api_visibility="private")
 
-    def listen(audio: tuple[int, np.ndarray] | None, listener: Listener | None):
-        listener = _hear(models, audio, listener)
+    def listen(path: str | None, listener: Listener | None):
+        try:
+            for samples, rate in decoded_blocks(path) if path else ():
+                listener = _hear(models, (rate, samples), listener)
+        except AudioError as error:
+            raise gr.Error(_without_folder(str(error))) from None
         return _heard(listener), listener
 
     def listen_end(listener: Listener | None):
         listener = _end(listener)
         return _heard(listener), None
 
-    piece, answer = gr.Audio(visible=False, type="numpy"), gr.JSON(visible=False)
+    piece, answer = gr.Audio(visible=False, type="filepath"), gr.JSON(visible=False)
     gr.Button(visible=False).click(
         listen,
         [piece, state],

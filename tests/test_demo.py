@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import jiwer
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 import soundfile
 
 from hf_speechrec.audio import read_audio
+from hf_speechrec.loading import load_recognizer
+from hf_speechrec.streaming import StreamingRecognizer
 
 pytest.importorskip("gradio", reason="the extra demo is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -92,6 +95,36 @@ def test_a_command_is_named_by_the_api(client, examples):
     assert 0.9 < sum(item["confidence"] for item in answer["confidences"]) <= 1.001
 
 
+@pytest.mark.slow
+def test_eight_visitors_speak_at_once(address, examples, tmp_path):
+    """Each hears the words of its own recording, in pieces that come in between the others'."""
+    from gradio_client import Client
+
+    recordings = [read_audio(examples / name, 16_000) for name in ("an4-seven-digits.flac", "an4-spelled-name.flac")]
+    recognizer = load_recognizer("an4", "cpu")
+    expected, pieces = [], []
+    for i, recording in enumerate(recordings):
+        stream = StreamingRecognizer(recognizer.model, recognizer)
+        expected.append(" ".join(word.word for word in stream.feed(recording).words + stream.flush().words))
+        pieces.append([])
+        for k, piece in enumerate(np.array_split(recording, 6)):
+            pieces[-1].append(tmp_path / f"{i}-{k}.wav")
+            soundfile.write(pieces[-1][-1], piece, 16_000, subtype="FLOAT")
+
+    def visit(which: int) -> str:
+        client = Client(address, verbose=False)
+        for piece in pieces[which]:
+            client.predict(upload(piece), api_name="/listen")
+        text = client.predict(api_name="/listen_end")["text"]
+        client.close()
+        return text
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(visit, [0, 1] * 4))
+    assert len(set(expected)) == 2
+    assert texts == expected * 4
+
+
 def test_pieces_are_heard_one_after_the_other(client, examples, tmp_path):
     samples = read_audio(examples / "an4-seven-digits.flac", 16_000)
     before = 0
@@ -118,7 +151,7 @@ def test_pieces_are_heard_one_after_the_other(client, examples, tmp_path):
 )
 def test_a_bad_upload_is_one_clear_line(client, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    for endpoint in ("/transcribe", "/classify"):
+    for endpoint in ("/transcribe", "/classify", "/listen"):
         with pytest.raises(Exception, match=re.escape(message)) as error:
             client.predict(upload(tmp_path / name), api_name=endpoint)
         assert "uploads/" not in str(error.value)
@@ -206,7 +239,8 @@ def test_an_example_gives_words_that_play_and_files_to_download(page):
     words = panel.locator("button.word")
     words.nth(6).wait_for(timeout=30_000)
     assert " ".join(words.all_inner_texts()) == DIGITS
-    words.nth(3).click()
+    words.nth(3).focus()
+    page.keyboard.press("Enter")  # a keyboard will do
     start = float(words.nth(3).get_attribute("data-start"))
     player = panel.locator(".transcript audio")
     page.wait_for_function("player => player.currentTime > 0", arg=player.element_handle())
@@ -235,6 +269,27 @@ def test_the_inside_is_drawn_and_the_cards_are_shown(page):
     assert picture.evaluate("image => image.naturalWidth") > 400
     page.get_by_text("About the models").click()
     page.get_by_text("ResNet + BiGRU recogniser").first.wait_for(timeout=30_000)
+
+
+@needs_browser
+def test_a_phone_shows_all_tabs_and_nothing_sticks_out(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for name in ("File", "Commands", "Look inside", "Speak"):
+        open_tab(page, name)
+        assert page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@needs_browser
+def test_every_control_has_a_name(page):
+    """What a screen reader says of it."""
+    for name in ("Speak", "File", "Commands", "Look inside"):
+        panel = open_tab(page, name)
+        for button in panel.get_by_role("button").all():
+            if button.is_visible():
+                label = button.get_attribute("aria-label") or button.get_attribute("title") or button.inner_text()
+                assert label.strip(), button.evaluate("button => button.outerHTML")
+    assert page.evaluate("document.documentElement.lang")
 
 
 @needs_browser
