@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,16 +98,13 @@ class SpeechCollator:
                 if row.get("augment"):
                     features = batch["input_features"][i, :length]
                     batch["input_features"][i, :length] = augmentation.features(features)
-        labels = self._labels(rows, is_speech)
-        if labels is not None:
-            batch["labels"] = labels
-        return batch
+        return batch | self._labels(rows, is_speech)
 
     def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
         raise ValueError("augmentation: expected a join_probability of 0, utterances of one label cannot be joined")
 
-    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
-        return None
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> dict[str, torch.Tensor]:
+        return {}
 
 
 class CTCCollator(SpeechCollator):
@@ -118,6 +116,8 @@ class CTCCollator(SpeechCollator):
         processor: the model's processor.
         normalizer: the policy for transcripts.
         augmentation, seed: see `SpeechCollator`.
+        pronounce: words → phones, or none where one of them is unknown. Where given, `phone_labels` (batch, phones) are
+            padded with -100, too; an utterance of unknown phones has nothing else.
     """
 
     def __init__(
@@ -126,10 +126,12 @@ class CTCCollator(SpeechCollator):
         normalizer: TextNormalizer,
         augmentation: Augmentation | None = None,
         seed: int | None = None,
+        pronounce: Callable[[list[str]], list[int] | None] | None = None,
     ):
         super().__init__(processor.feature_extractor, augmentation, seed)
         self.processor = processor
         self.normalizer = normalizer
+        self.pronounce = pronounce
 
     def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
         """Neighbours of the batch, two or four at a time: as many frames as before, in fewer rows."""
@@ -143,14 +145,20 @@ class CTCCollator(SpeechCollator):
         recordings = [augmentation.joined([waveforms[i] for i in group], rate) for group in groups]
         return joined, recordings, [True] * len(groups)
 
-    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> dict[str, torch.Tensor]:
         if rows[0].get("text") is None:
-            return None
-        texts = [row.get("text") or "" if ok else "" for row, ok in zip(rows, is_speech, strict=True)]
-        labels = [
-            torch.tensor(encode(self.processor.tokenizer, self.normalizer(text)), dtype=torch.long) for text in texts
-        ]
-        return pad_sequence(labels, batch_first=True, padding_value=-100)
+            return {}
+        spoken = zip(rows, is_speech, strict=True)
+        texts = [self.normalizer(row.get("text") or "") if ok else "" for row, ok in spoken]
+        labels = {"labels": _padded([encode(self.processor.tokenizer, text) for text in texts])}
+        if self.pronounce is not None:
+            labels["phone_labels"] = _padded([self.pronounce(text.split()) or [] for text in texts])
+        return labels
+
+
+def _padded(ids: list[list[int]]) -> torch.Tensor:
+    """(batch, longest), padded with -100"""
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True, padding_value=-100)
 
 
 class AudioClassificationCollator(SpeechCollator):
@@ -172,13 +180,13 @@ class AudioClassificationCollator(SpeechCollator):
         super().__init__(feature_extractor, augmentation, seed)
         self.label2id = label2id
 
-    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> torch.Tensor | None:
+    def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> dict[str, torch.Tensor]:
         if rows[0].get("label") is None:
-            return None
+            return {}
         if unknown := sorted({str(row["label"]) for row in rows} - self.label2id.keys()):
             raise ValueError(f"expected labels among {', '.join(self.label2id)}, got {', '.join(unknown)}")
         ids = [self.label2id[row["label"]] if ok else -100 for row, ok in zip(rows, is_speech, strict=True)]
-        return torch.tensor(ids)
+        return {"labels": torch.tensor(ids)}
 
 
 __all__ = ["AudioClassificationCollator", "CTCCollator", "SpeechCollator"]

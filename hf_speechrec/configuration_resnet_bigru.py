@@ -41,11 +41,16 @@ class ResNetBiGruConfig(PreTrainedConfig):
             does not.
         ctc_zero_infinity (`bool`, defaults to `True`): an utterance with more labels than frames allow counts as
             zero loss rather than infinite.
+        phones (`list[str]`, *optional*): classes of a second head beside its blank, class 0: the phones of a lexicon.
+            It learns how words sound, which is easier than how they are spelled: a language model finds words through
+            it.
+        phone_loss_weight (`float`, defaults to 0.5): share of the second head in the loss.
         text_normalizer (`dict`, *optional*): the policy that training transcripts were normalised by
             (`hf_speechrec.TextNormalizer`), to be applied to references when scoring.
     """
 
     model_type = "resnet_bigru"
+    keys_to_ignore_at_inference = ["phone_logits"]  # noqa: RUF012  transformers declares it so
 
     vocab_size: int = 32
     num_mel_bins: int = 80
@@ -65,6 +70,8 @@ class ResNetBiGruConfig(PreTrainedConfig):
     chunked_training_probability: float | int = 0.5
     ctc_loss_reduction: str = "mean"
     ctc_zero_infinity: bool = True
+    phones: list[str] | None = None
+    phone_loss_weight: float | int = 0.5
     text_normalizer: dict[str, Any] | None = None
     pad_token_id: int | None = 0
 
@@ -80,10 +87,9 @@ class ResNetBiGruConfig(PreTrainedConfig):
         for name in ("num_residual_blocks", "chunk_frames", "lookahead_frames"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} to be at least 0, got {getattr(self, name)}")
-        if not 0 <= self.chunked_training_probability <= 1:
-            raise ValueError(
-                f"expected chunked_training_probability to be in [0, 1], got {self.chunked_training_probability}"
-            )
+        for name in ("chunked_training_probability", "phone_loss_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"expected {name} to be in [0, 1], got {getattr(self, name)}")
         if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"expected pad_token_id to be the blank among {self.vocab_size} classes, got {self.pad_token_id}"

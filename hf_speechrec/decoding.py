@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from .language_model import LanguageModelError, read_weights, read_words, write_with_hotwords
+from .pronunciation import Lexicon
 from .text import encode
 
 BEAM_SIZE = 100
 HOTWORD_BONUS = 5.0  # in powers of ten of probability
+BLANK = "-"  # beside phones, whose names are letters; silence is blank, too
 
 
 class GreedyDecoder:
@@ -47,10 +49,12 @@ class BeamSearchDecoder:
         hotwords: words that are to be found though the language model may not know them or think them rare.
         hotword_bonus: log10-probability that they get beyond what they have; an unknown one starts as a word that was
             seen once.
+        lexicon, phones: how words are said, and the classes of the model's head for phones (its config's `phones`): the
+            search then reads `phone_logits`, and finds words by their sound and not by their spelling.
 
     Raises:
         LanguageModelError: where the extra `lm` is not installed, for a file that is not ARPA, one whose words cannot
-            be spelled in the recogniser's alphabet, and a hotword that cannot.
+            be spelled in the recogniser's alphabet (or are not in the lexicon), and a hotword that cannot.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class BeamSearchDecoder:
         beam_size: int = BEAM_SIZE,
         hotwords: Iterable[str] = (),
         hotword_bonus: float = HOTWORD_BONUS,
+        lexicon: Lexicon | None = None,
+        phones: list[str] | None = None,
     ):
         try:
             from torchaudio.models.decoder import ctc_decoder
@@ -75,23 +81,35 @@ class BeamSearchDecoder:
         self.word_score = weights.get("word_score", 0.0) if word_score is None else word_score
         words = read_words(language_model)
         hotwords = [word for phrase in hotwords for word in phrase.split()]
-        spellings = {word: spelling for word in [*words, *hotwords] if (spelling := _spelling(tokenizer, word))}
-        if len(spellings) < len(words) / 2:
-            example = next(word for word in words if word not in spellings)
-            raise LanguageModelError(
-                f"{language_model}: expected words in the recogniser's alphabet, but {len(words) - len(spellings)} of "
-                f"{len(words)} have other characters (such as {example!r})"
+        self.head = "logits" if lexicon is None else "phone_logits"
+        self.delimiter = None
+        if lexicon is None:
+            vocab = tokenizer.get_vocab()
+            tokens, blank, silence = (
+                sorted(vocab, key=vocab.__getitem__),
+                tokenizer.pad_token,
+                tokenizer.word_delimiter_token,
             )
-        if unknown := [word for word in hotwords if word not in spellings]:
-            raise LanguageModelError(f"hotword {unknown[0]!r}: the recogniser does not know all of its characters")
-        vocab = tokenizer.get_vocab()
-        self.delimiter = tokenizer.word_delimiter_token_id
+            self.delimiter = tokenizer.word_delimiter_token_id
+            units = {word: [spelling] for word in [*words, *hotwords] if (spelling := _spelling(tokenizer, word))}
+        else:
+            tokens, blank, silence = [BLANK, *(phones or [])], BLANK, BLANK
+            units = {word: lexicon[word] for word in [*words, *hotwords] if word in lexicon}
+        if len(units) < len(words) / 2:
+            example = next(word for word in words if word not in units)
+            expected = "words in the recogniser's alphabet" if lexicon is None else "words of the lexicon"
+            raise LanguageModelError(
+                f"{language_model}: expected {expected}, but {len(words) - len(units)} of {len(words)} are not "
+                f"(such as {example!r})"
+            )
+        if unknown := [word for word in hotwords if word not in units]:
+            reason = "the recogniser does not know all of its characters"
+            raise LanguageModelError(f"hotword {unknown[0]!r}: {reason if lexicon is None else 'not in the lexicon'}")
         word_bonus = 0.0
         with tempfile.TemporaryDirectory() as folder:
-            lexicon = Path(folder, "lexicon.txt")
-            lexicon.write_text(
-                "".join(f"{word} {' '.join(spelling)}\n" for word, spelling in spellings.items()), encoding="utf-8"
-            )
+            entries = Path(folder, "lexicon.txt")
+            lines = [f"{word} {' '.join(classes)}\n" for word, ways in units.items() for classes in ways]
+            entries.write_text("".join(lines), encoding="utf-8")
             if hotwords:
                 boosted = Path(folder, "hotwords.arpa")
                 write_with_hotwords(language_model, boosted, hotwords, hotword_bonus)
@@ -100,14 +118,14 @@ class BeamSearchDecoder:
             try:
                 with _kenlm_quiet():
                     self._decoder = ctc_decoder(
-                        lexicon=str(lexicon),
-                        tokens=sorted(vocab, key=vocab.__getitem__),
+                        lexicon=str(entries),
+                        tokens=tokens,
                         lm=str(language_model),
                         lm_weight=self.lm_weight,
                         word_score=self.word_score + word_bonus,
                         beam_size=beam_size,
-                        blank_token=tokenizer.pad_token,
-                        sil_token=tokenizer.word_delimiter_token,
+                        blank_token=blank,
+                        sil_token=silence,
                         unk_word=tokenizer.unk_token,
                     )
             except RuntimeError as error:
@@ -117,10 +135,12 @@ class BeamSearchDecoder:
 
     def __call__(self, log_probs: torch.Tensor) -> str:
         """(frames, vocab) → text."""
-        # Every word of the lexicon ends with the delimiter, which nobody says after the last one.
-        end = torch.full_like(log_probs[:1], -30.0)
-        end[:, self.delimiter] = 0.0
-        (hypotheses,) = self._decoder(torch.cat([log_probs, end])[None].contiguous())
+        if self.delimiter is not None:
+            # Every word of the lexicon ends with the delimiter, which nobody says after the last one.
+            end = torch.full_like(log_probs[:1], -30.0)
+            end[:, self.delimiter] = 0.0
+            log_probs = torch.cat([log_probs, end])
+        (hypotheses,) = self._decoder(log_probs[None].contiguous())
         return " ".join(hypotheses[0].words) if hypotheses else ""
 
 

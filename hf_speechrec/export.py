@@ -16,6 +16,7 @@ from .loading import ModelError, load_model
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .modeling_sequence import BidirectionalGRU
 from .onnx_model import ENCODER_FILE, RECURRENCE_FILE
+from .pronunciation import LEXICON, lexicon_of, write_lexicon
 
 INT8_LEAST = 10_000  # values of a weight that is worth 8 bits; what is smaller makes no file large
 
@@ -98,7 +99,8 @@ class _Recurrence(nn.Module):
             inputs = layer.activation(layer.layer_norm(hidden_states))
             hidden_states = gru(inputs, lengths, states[i : i + 1])
             after.append(hidden_states.index_select(1, last)[:, 0, :size])
-        return self.model.classify(hidden_states, lengths), torch.stack(after)
+        logits, phone_logits = self.model.classify(hidden_states, lengths)
+        return (logits, torch.stack(after)) if phone_logits is None else (logits, torch.stack(after), phone_logits)
 
 
 def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = False) -> Path:
@@ -108,7 +110,7 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
     utterances and streams. `encoder.onnx`: `input_features` (batch, frames, mels) and `attention_mask` (batch, frames)
     → `hidden_states` (batch, frames', hidden) and `lengths` (batch,). `recurrence.onnx`: those two, `states` (layers,
     batch, hidden; zeros at the beginning) and `last`, the number of the frame (1,) whose states the next chunk starts
-    from → `logits` (batch, frames', vocab) and `next_states`.
+    from → `logits` (batch, frames', vocab), `next_states`, and of a model with phones `phone_logits`.
 
     Args:
         model: a bundled model, a folder or an id on the Hub.
@@ -148,7 +150,7 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
                 "states": (torch.zeros(config.num_hidden_layers, 2, config.hidden_size), {1: batch}),
                 "last": (torch.tensor([3]), {}),
             },
-            ["logits", "next_states"],
+            ["logits", "next_states", "phone_logits"][: 3 if config.phones else 2],
         ),
     }
     folder = Path(folder)
@@ -159,6 +161,8 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
         onnx.save(graph, folder / name)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if (lexicon := lexicon_of(network)) is not None:
+        write_lexicon(lexicon, folder / LEXICON)
     return folder
 
 

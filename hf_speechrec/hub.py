@@ -25,6 +25,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from .audio import read_audio
 from .loading import first_line, load_model, load_pipeline
 from .model_card import FACTS, render_model_card
+from .pronunciation import LEXICON
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ WEIGHTS = "model.safetensors"
 PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)
 # What a run leaves beside the weights and a card shows, and a language model with its weights.
-COMPANIONS = (FACTS, "all_results.json", "*.png", "language_model.*")
+COMPANIONS = (FACTS, "all_results.json", "*.png", "language_model.*", LEXICON)
 ATTEMPTS = 3
 CHECK_SECONDS = 300
 LOGITS_TOLERANCE = 1e-4

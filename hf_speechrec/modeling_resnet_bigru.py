@@ -3,6 +3,7 @@
 This file travels to the Hub beside the weights: it may import torch, transformers and numpy only.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -26,6 +27,13 @@ BLANK_MARGIN = 8192.0  # log-odds of the blank in padded frames; float16 and bfl
 NORM_EPS = 0.1
 TRAINING_CHUNKS = (4, 32)  # logit frames: 160 ms to 1.28 s after a 4-fold time reduction
 TRAINING_LOOKAHEAD = 6  # logit frames that are drawn at the most where half a chunk is less
+
+
+@dataclass
+class PhoneticCTCOutput(CausalLMOutput):
+    """`CausalLMOutput` with the logits of a second head, where the model has one: (batch, frames', 1 + phones)."""
+
+    phone_logits: torch.Tensor | None = None
 
 
 def padding_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -128,13 +136,15 @@ class ResNetBiGruForCTC(PreTrainedModel):
         self.gru_layers = nn.ModuleList(
             BiGruLayer(config, config.hidden_size if i == 0 else width) for i in range(config.num_hidden_layers)
         )
-        self.classifier = nn.Sequential(
-            nn.Linear(width, config.hidden_size),
-            nn.GELU(),
-            nn.Dropout(config.classifier_dropout),
-            nn.Linear(config.hidden_size, config.vocab_size),
-        )
+        self.classifier = self.new_head(config.vocab_size)
+        self.phone_classifier = self.new_head(1 + len(config.phones)) if config.phones else None
         self.post_init()
+
+    def new_head(self, classes: int) -> nn.Sequential:
+        """Linear to half, GELU, dropout, linear: (…, 2 * hidden) → (…, classes)"""
+        size = self.config.hidden_size
+        dropout = nn.Dropout(self.config.classifier_dropout)
+        return nn.Sequential(nn.Linear(2 * size, size), nn.GELU(), dropout, nn.Linear(size, classes))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -163,7 +173,8 @@ class ResNetBiGruForCTC(PreTrainedModel):
         chunk_frames: int | None = None,
         lookahead_frames: int | None = None,
         return_dict: bool | None = None,
-    ) -> CausalLMOutput | tuple:
+        phone_labels: torch.Tensor | None = None,
+    ) -> PhoneticCTCOutput | tuple:
         """
         Args:
             input_features: log-mel frames (batch, frames, mels).
@@ -173,10 +184,13 @@ class ResNetBiGruForCTC(PreTrainedModel):
                 by its `chunked_training_probability`, of random size.
             lookahead_frames: logit frames after a chunk that its frames may depend on; by default 0 where
                 `chunk_frames` is given, else the config's.
+            phone_labels: phones, 1 for the first of the config's (batch, phones), padded with -100; a row of
+                nothing else has unknown ones.
 
         Returns:
             `logits` (batch, frames', vocab), with `frames' = ceil(frames / time_reduction)`; padded frames are
-            blanks, so that they decode to nothing. `loss` where labels are given: CTC (Graves et al., 2006).
+            blanks, so that they decode to nothing. `phone_logits` where the config has phones. `loss` where labels are
+            given: CTC (Graves et al., 2006), and of both heads where there are labels for both.
         """
         lengths = lengths_from_mask(attention_mask, input_features)
         hidden_states, lengths = self.encoder(input_features, lengths)
@@ -191,12 +205,17 @@ class ResNetBiGruForCTC(PreTrainedModel):
         else:
             for layer in self.gru_layers:
                 hidden_states = layer(hidden_states, lengths)
-        logits = self.classify(hidden_states, lengths)
+        logits, phone_logits = self.classify(hidden_states, lengths)
 
-        loss = None if labels is None else self.ctc_loss(logits, lengths, labels)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        return CausalLMOutput(loss=loss, logits=logits)
+        loss = None if labels is None else self.ctc_loss(logits, lengths, labels, self.blank_token_id)
+        if loss is not None and phone_labels is not None and phone_logits is not None:
+            known = (phone_labels >= 0).any(-1)
+            phone_loss = 0 * phone_logits.sum()  # so that every parameter has a gradient in every step
+            if known.any():
+                phone_loss = self.ctc_loss(phone_logits[known], lengths[known], phone_labels[known], blank=0)
+            loss = loss.lerp(phone_loss, self.config.phone_loss_weight)
+        output = PhoneticCTCOutput(loss=loss, logits=logits, phone_logits=phone_logits)
+        return output.to_tuple() if return_dict is False else output
 
     def draw_context(self) -> tuple[int, int]:
         """Chunk and look-ahead where the caller leaves them open: the config's, random ones in training."""
@@ -228,12 +247,18 @@ class ResNetBiGruForCTC(PreTrainedModel):
             after.append(state)
         return windows, after
 
-    def classify(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The last GRU's output (batch, frames', 2 * hidden) → logits; blanks in padded frames."""
-        logits = self.classifier(hidden_states)
-        padding = ~mask_from_lengths(lengths, logits.shape[1])[..., None]
-        blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), self.blank_token_id)
-        return torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
+    def classify(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The last GRU's output (batch, frames', 2 * hidden) → logits of both heads; blanks in padded frames."""
+        padding = ~mask_from_lengths(lengths, hidden_states.shape[1])[..., None]
+
+        def with_blanks(logits: torch.Tensor, blank_id: int) -> torch.Tensor:
+            blank = torch.eq(torch.arange(logits.shape[2], device=logits.device), blank_id)
+            return torch.where(padding, BLANK_MARGIN * blank.to(logits.dtype), logits)
+
+        logits = with_blanks(self.classifier(hidden_states), self.blank_token_id)
+        if self.phone_classifier is None:
+            return logits, None
+        return logits, with_blanks(self.phone_classifier(hidden_states), 0)
 
     def recognize_window(
         self, window: torch.Tensor, chunk_frames: int, states: list[torch.Tensor]
@@ -250,7 +275,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
         hidden_states, states = self.recur(window, lengths, chunk_frames, states)
         return self.classifier(hidden_states[0, : min(chunk_frames, frames)]), states
 
-    def ctc_loss(self, logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def ctc_loss(self, logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, blank: int) -> torch.Tensor:
         """Scalar CTC loss of logits (batch, frames', vocab) whose first `lengths` (batch,) frames are valid."""
         # In float32 outside autocast: a sum of exponentials over hundreds of frames does not survive half precision.
         with torch.autocast(device_type=logits.device.type, enabled=False):
@@ -261,7 +286,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
                 labels.masked_select(is_label),
                 lengths,
                 is_label.sum(-1),
-                blank=self.blank_token_id,
+                blank=blank,
                 reduction=self.config.ctc_loss_reduction,
                 zero_infinity=self.config.ctc_zero_infinity,
             )

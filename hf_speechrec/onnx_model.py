@@ -2,13 +2,14 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
 
 from .configuration_resnet_bigru import ResNetBiGruConfig
+from .modeling_resnet_bigru import PhoneticCTCOutput
 
 ENCODER_FILE = "encoder.onnx"
 RECURRENCE_FILE = "recurrence.onnx"
@@ -51,14 +52,15 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         return_dict: bool | None = None,
-    ) -> CausalLMOutput | tuple:
-        """Features (batch, frames, mels) and their mask (batch, frames) → `logits` (batch, frames', vocab)."""
+    ) -> PhoneticCTCOutput | tuple:
+        """Features (batch, frames, mels) and their mask (batch, frames) → as `ResNetBiGruForCTC`."""
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
         hidden_states, lengths = self._encode(input_features, attention_mask)
         states = np.stack([state[0] for state in self.initial_states(len(lengths))])
-        logits, _ = self._recur(hidden_states, lengths, states, hidden_states.shape[1] - 1)
-        return (logits,) if return_dict is False else CausalLMOutput(logits=logits)
+        logits, _, *phones = self._recur(hidden_states, lengths, states, hidden_states.shape[1] - 1)
+        output = PhoneticCTCOutput(logits=logits, phone_logits=torch.from_numpy(phones[0]) if phones else None)
+        return output.to_tuple() if return_dict is False else output
 
     def encoder(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `ResNetBiGruForCTC.encoder`."""
@@ -76,19 +78,18 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
         """As `ResNetBiGruForCTC.recognize_window`."""
         chunk_frames = min(chunk_frames, window.shape[1])
         before = torch.cat(states).numpy()
-        logits, after = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
+        logits, after, *_ = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
         return logits[0, :chunk_frames], list(torch.from_numpy(after)[:, None])
 
     def _encode(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[np.ndarray]:
         inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
         return self._encoder.run(None, inputs)
 
-    def _recur(
-        self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int
-    ) -> tuple[torch.Tensor, np.ndarray]:
+    def _recur(self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int) -> tuple[Any, ...]:
+        """Logits, the states of the last frame, and of a model with phones their logits."""
         inputs = {"hidden_states": hidden_states, "lengths": lengths, "states": states, "last": np.array([last])}
-        logits, after = self._recurrence.run(None, inputs)
-        return torch.from_numpy(logits), after
+        logits, *others = self._recurrence.run(None, inputs)
+        return torch.from_numpy(logits), *others
 
 
 def _session(path: Path):

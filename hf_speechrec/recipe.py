@@ -37,6 +37,8 @@ class Recipe:
         model_name_or_path: start from this checkpoint instead of from nothing; a classifier may also start from a
             plain PyTorch state dict (.pth).
         vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
+        lexicon: a file of how words are said (relative to the recipe), as `read_lexicon` reads it: the model gets a
+            second head for phones, see `ResNetBiGruConfig.phones`.
         normalizer, model, features, augmentation: arguments of `TextNormalizer`, `ResNetBiGruConfig` or
             `BiLstmConfig`, `LogMelFeatureExtractor` and `Augmentation` that differ from their defaults.
         card: what the model card says of the model and its data, see `model_card.WORDS`.
@@ -55,6 +57,7 @@ class Recipe:
     exclude_speakers: list[str] | None = None
     model_name_or_path: str | None = None
     vocabulary: str | None = None
+    lexicon: str | None = None
     normalizer: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     features: dict[str, Any] = field(default_factory=dict)
@@ -68,11 +71,19 @@ class Recipe:
     def __post_init__(self):
         if self.task not in CONFIGS:
             raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")
-        if self.task == "classification" and (self.vocabulary or self.normalizer):
-            raise ValueError("a vocabulary and a normalizer are for recognisers: a classifier has labels")
+        if self.task == "classification" and (self.vocabulary or self.normalizer or self.lexicon):
+            raise ValueError("a vocabulary, a lexicon and a normalizer are for recognisers: a classifier has labels")
         config_class = CONFIGS[self.task]
         # What follows from the rest is no part of a recipe.
-        derived = {"vocab_size", "num_mel_bins", "hop_length", "text_normalizer", "pad_token_id", "input_size"}
+        derived = {
+            "vocab_size",
+            "num_mel_bins",
+            "hop_length",
+            "text_normalizer",
+            "pad_token_id",
+            "input_size",
+            "phones",
+        }
         figures = {"feature_mean", "feature_std", "kwargs"}
         known = {
             "normalizer": set(inspect.signature(TextNormalizer).parameters),
@@ -98,6 +109,10 @@ class Recipe:
             config_class(**self.model)
         except StrictDataclassError as error:
             raise ValueError(f"the section model: {error.__cause__}") from None
+
+    def path_of(self, name: str) -> Path:
+        """A file that the recipe names: beside the recipe, or from where the command runs."""
+        return next((path for path in (self.folder / name, Path(name)) if path.is_file()), Path(name))
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike, overrides: dict[str, Any] | None = None) -> "Recipe":

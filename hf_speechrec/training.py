@@ -18,9 +18,11 @@ from .corpus_rows import CorpusError, select_speakers, split_held_out
 from .hub_corpora import is_hub_dataset
 from .labelled_corpora import read_labelled_corpus
 from .model_card import command_line, update_facts
+from .pronunciation import LEXICON
 from .recipe import Recipe
 from .trainer import CollatorEpoch, SpeechTrainer, checkpoint_to_resume, save_run, training_arguments
 from .training_classifier import classifier_parts
+from .training_parts import TrainingParts
 from .training_recognizer import recognizer_parts
 
 logger = logging.getLogger(__name__)
@@ -92,9 +94,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
             f"{size['train_utterances']} utterances ({size['train_hours']:.2f} h)" if size else "a stream",
             args.device,
         )
-        output_dir.mkdir(parents=True, exist_ok=True)
-        update_facts(output_dir, anew=True, card=recipe.card, training=_facts(args))
-        (output_dir / "confusion_matrix.png").unlink(missing_ok=True)  # of what is about to be replaced
+        _begin_folder(output_dir, recipe, args, parts)
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, output_dir))
     metrics = {**result.metrics, **size, "seed": args.seed}
     if size:
@@ -114,6 +114,15 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     return output_dir
+
+
+def _begin_folder(output_dir: Path, recipe: Recipe, args, parts: TrainingParts) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    update_facts(output_dir, anew=True, card=recipe.card, training=_facts(args))
+    for name in ("confusion_matrix.png", LEXICON):  # of what is about to be replaced
+        (output_dir / name).unlink(missing_ok=True)
+    if parts.write_companions is not None:
+        parts.write_companions(output_dir)
 
 
 def _facts(args) -> dict[str, Any]:

@@ -21,7 +21,7 @@ STATISTICS_SECONDS = 3600  # an hour of speech settles a mean and a variance for
 class TrainingParts:
     """
     What a task gives to the Trainer. `finish` runs after training with the trainer, the held-out part and the output
-    folder, before the model is saved.
+    folder, before the model is saved; `write_companions` puts what belongs beside the model into the folder.
     """
 
     model: PreTrainedModel
@@ -32,6 +32,7 @@ class TrainingParts:
     compute_metrics: Callable
     preprocess_logits_for_metrics: Callable | None = None
     finish: Callable[[Trainer, datasets.Dataset, Path], None] | None = None
+    write_companions: Callable[[Path], None] | None = None
 
 
 def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatureExtractor:

@@ -1,6 +1,7 @@
 """A recogniser's part of training: vocabulary, model, and utterances that CTC can learn."""
 
 import logging
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -16,6 +17,7 @@ from .evaluation import frame_predictions, trainer_metrics
 from .hub_corpora import NAMED_PROBLEMS, streamed_values
 from .loading import load_model
 from .modeling_resnet_bigru import ResNetBiGruForCTC
+from .pronunciation import LEXICON, Lexicon, phone_ids, phones_of, read_lexicon, write_lexicon
 from .recipe import Recipe
 from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
 from .training_parts import TrainingParts, fitted_feature_extractor
@@ -28,15 +30,34 @@ def recognizer_parts(
 ) -> TrainingParts:
     """What a Trainer needs to train a recogniser on a corpus of transcribed recordings."""
     processor, model, normalizer = _processor_and_model(recipe, train_set)
+    lexicon = read_lexicon(recipe.path_of(recipe.lexicon)) if recipe.lexicon else None
+    _fit_phones(model, lexicon)
     return TrainingParts(
         model=model,
         processing_class=processor,
         train_set=usable_for_ctc(train_set, model.config, processor, normalizer),
         eval_set=eval_set,
-        data_collator=CTCCollator(processor, normalizer, augmentation, seed=seed),
+        data_collator=CTCCollator(processor, normalizer, augmentation, seed, _pronounce(model, lexicon)),
         compute_metrics=trainer_metrics(processor, normalizer, logger.info),
         preprocess_logits_for_metrics=frame_predictions,
+        write_companions=None if lexicon is None else lambda folder: write_lexicon(lexicon, folder / LEXICON),
     )
+
+
+def _fit_phones(model: ResNetBiGruForCTC, lexicon: Lexicon | None) -> None:
+    """Give the model a head for the lexicon's phones, or none, where it has another one."""
+    phones = phones_of(lexicon) if lexicon else None
+    before = model.config.phones
+    if phones == before or (lexicon and before and set(phones_of(lexicon)) <= set(before)):
+        return
+    model.config.phones = phones
+    model.phone_classifier = None if phones is None else model.new_head(1 + len(phones))
+    if before:
+        logger.warning("The head for phones is %s.", "new" if phones else "left out: the recipe has no lexicon")
+
+
+def _pronounce(model: ResNetBiGruForCTC, lexicon: Lexicon | None):
+    return None if lexicon is None else partial(phone_ids, lexicon=lexicon, phones=model.config.phones or [])
 
 
 def _texts(recipe: Recipe, train_set):

@@ -51,6 +51,7 @@ def transcribe(
         word_times: also find out when each word and character was said.
         batch_size: pieces that go through the model together; fewer of them where they are longer than 10 seconds.
         decoder: log-probabilities (frames, vocab) → text, such as a `BeamSearchDecoder`; greedy where it is not given.
+            They are those of the model's head that its attribute `head` names, where it has one.
         progress: is called with the seconds of audio that are done since the last call.
 
     Yields:
@@ -116,9 +117,16 @@ def frame_seconds(recognizer) -> float:
     return recognizer.model.config.inputs_to_logits_ratio / extractor.sampling_rate
 
 
+def segment_log_probs(segments: list[Segment], recognizer, head: str = "logits") -> list[torch.Tensor]:
+    """
+    Log-probabilities (frames, vocab) of each piece of a recording without its context, on the CPU in float32; of
+    another head of the model's where it is named ("phone_logits").
+    """
+    return [heads[head] for heads in _segment_heads(segments, recognizer, [head])]
+
+
 @torch.inference_mode()
-def segment_log_probs(segments: list[Segment], recognizer) -> list[torch.Tensor]:
-    """Log-probabilities (frames, vocab) of each piece of a recording without its context, on the CPU in float32."""
+def _segment_heads(segments: list[Segment], recognizer, heads: Iterable[str]) -> list[dict[str, torch.Tensor]]:
     model, extractor = recognizer.model, recognizer.feature_extractor
     ratio = model.config.inputs_to_logits_ratio
     inputs = extractor(
@@ -131,11 +139,10 @@ def segment_log_probs(segments: list[Segment], recognizer) -> list[torch.Tensor]
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in inputs.items()
     }
-    log_probs = model(**inputs).logits.float().log_softmax(-1).cpu()
-    return [
-        row[segment.lead // ratio : segment.lead // ratio - (-segment.length // ratio)]
-        for row, segment in zip(log_probs, segments, strict=True)
-    ]
+    outputs = model(**inputs)
+    log_probs = {head: outputs[head].float().log_softmax(-1).cpu() for head in heads}
+    spans = [slice(s.lead // ratio, s.lead // ratio - (-s.length // ratio)) for s in segments]
+    return [{head: rows[i, span] for head, rows in log_probs.items()} for i, span in enumerate(spans)]
 
 
 def _segments(source: Source, recognizer, transcript: Transcript) -> Iterator[Segment]:
@@ -176,11 +183,13 @@ def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size
     }
     for batch in _batches(audible, batch_size):
         segments = [window[i][1] for i in batch]
-        for i, segment, log_probs in zip(batch, segments, segment_log_probs(segments, recognizer), strict=True):
-            texts[i] = decoder(log_probs)
+        head = getattr(decoder, "head", "logits")
+        outputs = _segment_heads(segments, recognizer, {head, "logits"})
+        for i, segment, log_probs in zip(batch, segments, outputs, strict=True):
+            texts[i] = decoder(log_probs[head])
             if word_times:
                 offset = segment.start / rate
-                words[i] = align(log_probs, texts[i], recognizer.tokenizer, frame_seconds(recognizer), offset)
+                words[i] = align(log_probs["logits"], texts[i], recognizer.tokenizer, frame_seconds(recognizer), offset)
                 snap_to_silence(words[i], segment.own_samples, rate, offset)
         if progress is not None:
             progress(sum(segment.length for segment in segments) / rate)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from .audio import AudioError, read_audio, row_source
 from .decoding import BEAM_SIZE, BeamSearchDecoder
 from .evaluation import error_rates
+from .pronunciation import lexicon_of
 from .segmentation import cut_at_silences
 from .text import TextNormalizer
 from .transcription import segment_log_probs
@@ -50,7 +51,9 @@ def tune_decoder(
     """
     normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
     extractor = recognizer.feature_extractor
-    ratio = recognizer.model.config.inputs_to_logits_ratio
+    config, lexicon = recognizer.model.config, lexicon_of(recognizer.model)
+    ratio = config.inputs_to_logits_ratio
+    head = "logits" if lexicon is None else "phone_logits"
     references, outputs = [], []
     for row in tqdm(dataset, desc="Recognising", unit="utt", leave=False, disable=None):
         try:
@@ -59,7 +62,7 @@ def tune_decoder(
             continue
         references.append(normalizer(row["text"]))
         segments = list(cut_at_silences([samples], extractor.sampling_rate, ratio))
-        outputs.append([log_probs for segment in segments for log_probs in segment_log_probs([segment], recognizer)])
+        outputs.append([segment_log_probs([segment], recognizer, head)[0] for segment in segments])
     if not references:
         raise ValueError("not one recording could be read")
     seen: dict[tuple[float, float], Trial] = {}
@@ -69,7 +72,13 @@ def tune_decoder(
         if key in seen:
             return
         decoder = BeamSearchDecoder(
-            recognizer.tokenizer, language_model, lm_weight=lm_weight, word_score=word_score, beam_size=beam_size
+            recognizer.tokenizer,
+            language_model,
+            lm_weight=lm_weight,
+            word_score=word_score,
+            beam_size=beam_size,
+            lexicon=lexicon,
+            phones=config.phones,
         )
         texts = [" ".join(decoder(log_probs) for log_probs in pieces) for pieces in outputs]
         seen[key] = Trial(lm_weight, word_score, error_rates(references, texts)["wer"])

@@ -13,6 +13,7 @@ from hf_speechrec.augmentation import Augmentation
 from hf_speechrec.collator import AudioClassificationCollator, CTCCollator
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.labelled_corpora import read_labelled_corpus
+from hf_speechrec.pronunciation import phone_ids
 from hf_speechrec.text import TextNormalizer, encode
 
 TWICE_AS_FAST = Augmentation(
@@ -61,6 +62,15 @@ def test_transcripts_are_normalised(collator, rows):
     spelled = collator([{**rows[0], "text": "Route sixty-six, don't stop!"}])["labels"]
     assert torch.equal(spelled, collator([{**rows[0], "text": "ROUTE SIXTY SIX DON'T STOP"}])["labels"])
     assert torch.equal(spelled, collator([{**rows[0], "text": "route 66 DON’T stop"}])["labels"])
+
+
+def test_phones_are_labels_too_where_all_words_are_known(processor, rows):
+    lexicon = {word: [["A", "B"]] for word in rows[0]["text"].split()}
+    collator = CTCCollator(processor, TextNormalizer(), pronounce=lambda words: phone_ids(words, lexicon, ["A", "B"]))
+    batch = collator([rows[0], {**rows[1], "text": "SOMETHING ELSE"}])
+    words = len(rows[0]["text"].split())
+    assert batch["phone_labels"].tolist() == [[1, 2] * words, [-100] * (2 * words)]
+    assert "phone_labels" not in CTCCollator(processor, TextNormalizer())([rows[0]])
 
 
 def test_rows_without_text_give_no_labels(collator, rows):

@@ -7,6 +7,7 @@ import torch
 
 from hf_speechrec.decoding import BeamSearchDecoder, GreedyDecoder
 from hf_speechrec.language_model import LanguageModelError, build_language_model, write_weights
+from hf_speechrec.pronunciation import phones_of
 from hf_speechrec.text import build_tokenizer, tokenizer_from_pieces
 
 pytest.importorskip("flashlight", reason="the extra lm is not installed")
@@ -114,3 +115,34 @@ def test_without_the_extra_the_message_names_it(tokenizer, arpa, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", None)
     with pytest.raises(LanguageModelError, match=r"needs the extra lm: pip install 'hf_speechrec\[lm\]'"):
         BeamSearchDecoder(tokenizer, arpa)
+
+
+def test_words_are_found_by_their_sound(tokenizer, arpa):
+    lexicon = {
+        "SEE": [["S", "IY"]],
+        "SEA": [["S", "IY"]],
+        "THE": [["DH", "AH"], ["DH", "IY"]],
+        "RED": [["R", "EH", "D"]],
+    }
+    lexicon |= {"IS": [["IH", "Z"]], "BOOK": [["B", "UH", "K"]], "XYZ": [["Z", "IH", "Z"]]}
+    phones = phones_of(lexicon)
+    decoder = BeamSearchDecoder(tokenizer, arpa, lexicon=lexicon, phones=phones)
+    assert decoder.head == "phone_logits"
+    assert BeamSearchDecoder(tokenizer, arpa).head == "logits"
+
+    def said(sounds: str) -> torch.Tensor:
+        log_probs = torch.full((2 * len(sounds.split()), 1 + len(phones)), -8.0)
+        log_probs[::2, 0] = -0.01
+        for i, phone in enumerate(sounds.split()):
+            log_probs[2 * i + 1, 1 + phones.index(phone)] = -0.01
+        return log_probs
+
+    # Two words sound alike: the language model has seen one behind THE.
+    assert decoder(said("DH IY S IY")) == "THE SEA"
+    assert decoder(said("DH AH R EH D B UH K")) == "THE RED BOOK"
+    boosted = BeamSearchDecoder(tokenizer, arpa, lexicon=lexicon, phones=phones, hotwords=["XYZ"])
+    assert boosted(said("DH AH Z IH Z")) == "THE XYZ"
+    with pytest.raises(LanguageModelError, match=r"hotword 'ZEBRA': not in the lexicon"):
+        BeamSearchDecoder(tokenizer, arpa, lexicon=lexicon, phones=phones, hotwords=["ZEBRA"])
+    with pytest.raises(LanguageModelError, match=r"expected words of the lexicon, but . of . are not"):
+        BeamSearchDecoder(tokenizer, arpa, lexicon={"RED": [["R", "EH", "D"]]}, phones=["D", "EH", "R"])

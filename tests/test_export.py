@@ -56,8 +56,9 @@ def test_logits_are_torchs_whatever_the_length_and_the_batch(exported, lengths):
     [
         {"time_reduction": 1, "frequency_reduction": 1, "share_block_layers": True, "num_residual_blocks": 1},
         {"time_reduction": 2, "num_hidden_layers": 1, "chunk_frames": 4},
+        {"phones": ["A", "B"]},
     ],
-    ids=["the write-up's", "half"],
+    ids=["the write-up's", "half", "phones"],
 )
 def test_other_sizes_are_exported_too(sizes, tokenizer, tmp_path):
     config = ResNetBiGruConfig(
@@ -71,9 +72,11 @@ def test_other_sizes_are_exported_too(sizes, tokenizer, tmp_path):
     Wav2Vec2Processor(LogMelFeatureExtractor(feature_size=20), tokenizer).save_pretrained(tmp_path / "torch")
     model, _ = load_model(export_onnx(tmp_path / "torch", tmp_path / "onnx"))
     inputs, mask = features([9, 14], mels=20)
-    expected = reference(inputs, mask, chunk_frames=0).logits
-    assert expected.std() > 0.01
-    torch.testing.assert_close(model(inputs, mask).logits, expected, atol=1e-5, rtol=0)
+    expected, outputs = reference(inputs, mask, chunk_frames=0), model(inputs, mask)
+    assert outputs.keys() == expected.keys()
+    for name in expected:
+        assert expected[name].std() > 0.01
+        torch.testing.assert_close(outputs[name], expected[name], atol=1e-5, rtol=0)
 
 
 def test_text_is_torchs(exported, an4):

@@ -593,3 +593,53 @@ def test_character_times_are_those_of_the_frames(recognizer, recordings, decoded
     found = [(chunk["text"], *chunk["timestamp"]) for chunk in result["chunks"]]
     assert [text for text, *_ in found] == [text for text, *_ in expected]
     assert [times for _, *times in found] == [pytest.approx(times) for _, *times in expected]
+
+
+# The second head
+
+
+def test_a_model_with_phones_learns_both_heads(batch):
+    model = network(phones=["A", "B", "C"], phone_loss_weight=0.25)
+    labels, phone_labels = random_labels(), torch.randint(1, 4, (16, 5))
+    phone_labels[3, 2:] = -100
+    output = model(**batch, labels=labels, phone_labels=phone_labels)
+    assert output.phone_logits.shape == (*output.logits.shape[:2], 4)
+    frames = (batch["attention_mask"].sum(-1) + 3) // 4
+    alone = model.ctc_loss(output.logits, frames, labels, blank=0)
+    phones = model.ctc_loss(output.phone_logits, frames, phone_labels, blank=0)
+    assert (alone - phones).abs() > 0.1
+    torch.testing.assert_close(output.loss, 0.75 * alone + 0.25 * phones)
+    output.loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.phone_classifier.parameters())
+    # Without labels for them, the phones do not count.
+    torch.testing.assert_close(model(**batch, labels=labels).loss, alone)
+
+
+def test_rows_whose_phones_are_unknown_teach_the_characters_only(batch):
+    model = network(phones=["A", "B", "C"])
+    labels, phone_labels = random_labels(), torch.randint(1, 4, (16, 5))
+    phone_labels[4:] = -100
+    with torch.no_grad():
+        some = model(**batch, labels=labels, phone_labels=phone_labels).loss
+        frames = (batch["attention_mask"].sum(-1) + 3) // 4
+        output = model(**batch)
+        expected = model.ctc_loss(output.logits, frames, labels, blank=0).lerp(
+            model.ctc_loss(output.phone_logits[:4], frames[:4], phone_labels[:4], blank=0), 0.5
+        )
+    torch.testing.assert_close(some, expected)
+    none = model(**batch, labels=labels, phone_labels=torch.full((16, 1), -100)).loss
+    none.backward()
+    assert none.isfinite()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_phones_of_padded_frames_are_blanks(batch):
+    model = network(phones=["A", "B", "C"])
+    with torch.no_grad():
+        phone_logits = model(**batch).phone_logits
+    frames = (batch["attention_mask"].sum(-1) + 3) // 4
+    padding = ~mask_from_lengths(frames, phone_logits.shape[1])
+    assert padding.any()
+    assert (phone_logits[padding].argmax(-1) == 0).all()
+    assert network().phone_classifier is None
+    assert "phone_logits" not in network()(**batch)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import datasets
 import pytest
@@ -16,11 +17,13 @@ from hf_speechrec.corpora import read_corpus
 from hf_speechrec.corpus_rows import CorpusError
 from hf_speechrec.evaluation import evaluate_recognizer
 from hf_speechrec.loading import load_recognizer
+from hf_speechrec.pronunciation import lexicon_of, phones_of, read_lexicon
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
 from hf_speechrec.training import train
 from hf_speechrec.training_parts import fitted_feature_extractor
 from hf_speechrec.training_recognizer import replace_vocabulary, usable_for_ctc
+from hf_speechrec.transcription import transcribe
 
 
 def vocabulary(folder) -> dict[str, int]:
@@ -257,6 +260,53 @@ def test_a_long_list_of_left_out_utterances_is_shortened(processor, caplog):
     assert "left out 8 of 9" in caplog.text
     assert "5.wav: no words\n  … and 3 more" in caplog.text
     assert "6.wav" not in caplog.text
+
+
+# Phones
+
+
+@pytest.fixture
+def spelled(an4, tmp_path) -> Path:
+    """A lexicon that pronounces each word of the corpus as it is spelled."""
+    words = {word for text in read_corpus(an4, "train")["text"] for word in text.split()}
+    (tmp_path / "lexicon").write_text("".join(f"{word} {' '.join(word.lower())}\n" for word in sorted(words)))
+    return tmp_path / "lexicon"
+
+
+def test_a_lexicon_gives_a_second_head_and_goes_with_the_model(an4, spelled, tmp_path, caplog):
+    folder = train(tiny_recipe(an4, tmp_path / "run", lexicon=str(spelled)), device="cpu")
+    model = ResNetBiGruForCTC.from_pretrained(folder)
+    lexicon = read_lexicon(spelled)
+    assert model.config.phones == phones_of(lexicon) == sorted(model.config.phones)
+    assert lexicon_of(model) == lexicon
+    head = model.phone_classifier[-1]
+    assert head.weight.shape == (1 + len(model.config.phones), TINY["hidden_size"])
+    (result,) = transcribe([read_corpus(an4, "train")["path"][0]], load_recognizer(folder, "cpu"), decoder=OfPhones())
+    assert result.text == f"{1 + len(model.config.phones)} classes"
+
+    # From there with the same words the head stays, without a lexicon it goes.
+    again = {"model_name_or_path": str(folder), "learning_rate": 0.0, "model": {}, "features": {}}
+    tuned = train(tiny_recipe(an4, tmp_path / "tuned", lexicon=str(spelled), **again), device="cpu")
+    assert weights(tuned)["phone_classifier.3.weight"].equal(weights(folder)["phone_classifier.3.weight"])
+    without = train(tiny_recipe(an4, tmp_path / "without", **again), device="cpu")
+    assert not any(name.startswith("phone_classifier") for name in weights(without))
+    assert "The head for phones is left out: the recipe has no lexicon." in caplog.messages
+    assert not (without / "lexicon.txt.gz").exists()
+
+
+class OfPhones:
+    """A decoder that counts the classes that it is given."""
+
+    head = "phone_logits"
+
+    def __call__(self, log_probs: torch.Tensor) -> str:
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(len(log_probs)))
+        return f"{log_probs.shape[1]} classes"
+
+
+def test_a_classifier_has_no_lexicon(speech_commands, tmp_path):
+    with pytest.raises(ValueError, match="a lexicon and a normalizer are for recognisers"):
+        tiny_recipe(speech_commands, tmp_path, task="classification", lexicon="x")
 
 
 # Fine-tuning

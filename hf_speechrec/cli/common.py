@@ -114,6 +114,7 @@ def build_decoder(
     """The decoder that the options ask for; none for the greedy one. Raises `LanguageModelError`."""
     from ..decoding import BeamSearchDecoder
     from ..language_model import LANGUAGE_MODEL, LanguageModelError
+    from ..pronunciation import lexicon_of
     from ..text import TextNormalizer
 
     if lm is None:
@@ -124,7 +125,8 @@ def build_decoder(
         lm = str(Path(recognizer.model.name_or_path) / LANGUAGE_MODEL)
         if not Path(lm).is_file():
             raise LanguageModelError(f"the model carries no language model: expected {lm}")
-    normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
+    config = recognizer.model.config
+    normalizer = TextNormalizer(**(config.text_normalizer or {}))
     return BeamSearchDecoder(
         recognizer.tokenizer,
         lm,
@@ -133,4 +135,6 @@ def build_decoder(
         beam_size=beam_size,
         hotwords=[normalizer(word) for word in (hotwords or "").split(",")],
         hotword_bonus=hotword_bonus,
+        lexicon=lexicon_of(recognizer.model),
+        phones=config.phones,
     )
