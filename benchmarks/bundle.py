@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_speechrec.language_model import LANGUAGE_MODEL
 from hf_speechrec.loading import CHECKPOINTS, load_model
+from hf_speechrec.pronunciation import LEXICON
 
 
 def main() -> None:
@@ -35,7 +37,8 @@ def main() -> None:
         target / "model.safetensors",
         {"format": "pt"},
     )
-    for name in ("all_results.json", "model_card.json", "training.png"):
+    companions = ["all_results.json", "model_card.json", "training.png", LEXICON, LANGUAGE_MODEL, "language_model.json"]
+    for name in companions:
         if (arguments.run / name).exists():
             shutil.copy(arguments.run / name, target / name)
     for code in target.glob("*.py"):  # the package has it; a push writes it beside the weights
