@@ -47,7 +47,7 @@ def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
     assert words == "THREE THREE ONE OH ONE EIGHT EIGHT"
 
 
-@pytest.mark.parametrize(("name", "mebibytes"), [("an4", 8), ("speech-commands", 3)])
+@pytest.mark.parametrize(("name", "mebibytes"), [("an4", 8), ("librispeech-mini", 16), ("speech-commands", 3)])
 def test_the_bundled_models_are_small_and_hold_nothing_to_unpickle(repository, name, mebibytes):
     folder = repository / "hf_speechrec" / "checkpoints" / name
     assert (folder / "model.safetensors").stat().st_size < mebibytes * 2**20
