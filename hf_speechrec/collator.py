@@ -116,7 +116,7 @@ class CTCCollator(SpeechCollator):
         processor: the model's processor.
         normalizer: the policy for transcripts.
         augmentation, seed: see `SpeechCollator`.
-        pronounce: words → phones, or none where one of them is unknown. Where given, `phone_labels` (batch, phones) are
+        pronounce: words → phones, or none where one of them is unknown. Where given, `phone_ids` (batch, phones) are
             padded with -100, too; an utterance of unknown phones has nothing else.
     """
 
@@ -152,7 +152,7 @@ class CTCCollator(SpeechCollator):
         texts = [self.normalizer(row.get("text") or "") if ok else "" for row, ok in spoken]
         labels = {"labels": _padded([encode(self.processor.tokenizer, text) for text in texts])}
         if self.pronounce is not None:
-            labels["phone_labels"] = _padded([self.pronounce(text.split()) or [] for text in texts])
+            labels["phone_ids"] = _padded([self.pronounce(text.split()) or [] for text in texts])
         return labels
 
 

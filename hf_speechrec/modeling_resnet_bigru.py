@@ -173,7 +173,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
         chunk_frames: int | None = None,
         lookahead_frames: int | None = None,
         return_dict: bool | None = None,
-        phone_labels: torch.Tensor | None = None,
+        phone_ids: torch.Tensor | None = None,
     ) -> PhoneticCTCOutput | tuple:
         """
         Args:
@@ -184,8 +184,8 @@ class ResNetBiGruForCTC(PreTrainedModel):
                 by its `chunked_training_probability`, of random size.
             lookahead_frames: logit frames after a chunk that its frames may depend on; by default 0 where
                 `chunk_frames` is given, else the config's.
-            phone_labels: phones, 1 for the first of the config's (batch, phones), padded with -100; a row of
-                nothing else has unknown ones.
+            phone_ids: phones, 1 for the first of the config's (batch, phones), padded with -100; a row of nothing else
+                has unknown ones. (Not called labels: a Trainer would want them in every batch.)
 
         Returns:
             `logits` (batch, frames', vocab), with `frames' = ceil(frames / time_reduction)`; padded frames are
@@ -208,11 +208,11 @@ class ResNetBiGruForCTC(PreTrainedModel):
         logits, phone_logits = self.classify(hidden_states, lengths)
 
         loss = None if labels is None else self.ctc_loss(logits, lengths, labels, self.blank_token_id)
-        if loss is not None and phone_labels is not None and phone_logits is not None:
-            known = (phone_labels >= 0).any(-1)
+        if loss is not None and phone_ids is not None and phone_logits is not None:
+            known = (phone_ids >= 0).any(-1)
             phone_loss = 0 * phone_logits.sum()  # so that every parameter has a gradient in every step
             if known.any():
-                phone_loss = self.ctc_loss(phone_logits[known], lengths[known], phone_labels[known], blank=0)
+                phone_loss = self.ctc_loss(phone_logits[known], lengths[known], phone_ids[known], blank=0)
             loss = loss.lerp(phone_loss, self.config.phone_loss_weight)
         output = PhoneticCTCOutput(loss=loss, logits=logits, phone_logits=phone_logits)
         return output.to_tuple() if return_dict is False else output

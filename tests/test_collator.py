@@ -69,8 +69,8 @@ def test_phones_are_labels_too_where_all_words_are_known(processor, rows):
     collator = CTCCollator(processor, TextNormalizer(), pronounce=lambda words: phone_ids(words, lexicon, ["A", "B"]))
     batch = collator([rows[0], {**rows[1], "text": "SOMETHING ELSE"}])
     words = len(rows[0]["text"].split())
-    assert batch["phone_labels"].tolist() == [[1, 2] * words, [-100] * (2 * words)]
-    assert "phone_labels" not in CTCCollator(processor, TextNormalizer())([rows[0]])
+    assert batch["phone_ids"].tolist() == [[1, 2] * words, [-100] * (2 * words)]
+    assert "phone_ids" not in CTCCollator(processor, TextNormalizer())([rows[0]])
 
 
 def test_rows_without_text_give_no_labels(collator, rows):

@@ -94,7 +94,9 @@ def test_tuned_weights_are_used_unless_others_are_given(tokenizer, tmp_path):
 
 def test_another_alphabet_is_said(tokenizer, tmp_path):
     build_language_model(["ПРИВЕТ МИР", "МИР THE"], tmp_path / "ru.arpa")
-    with pytest.raises(LanguageModelError, match=r"2 of 3 have other characters \(such as '\w+'\)"):
+    with pytest.raises(
+        LanguageModelError, match=r"words in the recogniser's alphabet, but 2 of 3 are not \(such as '\w+'\)"
+    ):
         BeamSearchDecoder(tokenizer, tmp_path / "ru.arpa")
 
 

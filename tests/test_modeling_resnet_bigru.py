@@ -600,13 +600,13 @@ def test_character_times_are_those_of_the_frames(recognizer, recordings, decoded
 
 def test_a_model_with_phones_learns_both_heads(batch):
     model = network(phones=["A", "B", "C"], phone_loss_weight=0.25)
-    labels, phone_labels = random_labels(), torch.randint(1, 4, (16, 5))
-    phone_labels[3, 2:] = -100
-    output = model(**batch, labels=labels, phone_labels=phone_labels)
+    labels, phone_ids = random_labels(), torch.randint(1, 4, (16, 5))
+    phone_ids[3, 2:] = -100
+    output = model(**batch, labels=labels, phone_ids=phone_ids)
     assert output.phone_logits.shape == (*output.logits.shape[:2], 4)
     frames = (batch["attention_mask"].sum(-1) + 3) // 4
     alone = model.ctc_loss(output.logits, frames, labels, blank=0)
-    phones = model.ctc_loss(output.phone_logits, frames, phone_labels, blank=0)
+    phones = model.ctc_loss(output.phone_logits, frames, phone_ids, blank=0)
     assert (alone - phones).abs() > 0.1
     torch.testing.assert_close(output.loss, 0.75 * alone + 0.25 * phones)
     output.loss.backward()
@@ -617,17 +617,17 @@ def test_a_model_with_phones_learns_both_heads(batch):
 
 def test_rows_whose_phones_are_unknown_teach_the_characters_only(batch):
     model = network(phones=["A", "B", "C"])
-    labels, phone_labels = random_labels(), torch.randint(1, 4, (16, 5))
-    phone_labels[4:] = -100
+    labels, phone_ids = random_labels(), torch.randint(1, 4, (16, 5))
+    phone_ids[4:] = -100
     with torch.no_grad():
-        some = model(**batch, labels=labels, phone_labels=phone_labels).loss
+        some = model(**batch, labels=labels, phone_ids=phone_ids).loss
         frames = (batch["attention_mask"].sum(-1) + 3) // 4
         output = model(**batch)
         expected = model.ctc_loss(output.logits, frames, labels, blank=0).lerp(
-            model.ctc_loss(output.phone_logits[:4], frames[:4], phone_labels[:4], blank=0), 0.5
+            model.ctc_loss(output.phone_logits[:4], frames[:4], phone_ids[:4], blank=0), 0.5
         )
     torch.testing.assert_close(some, expected)
-    none = model(**batch, labels=labels, phone_labels=torch.full((16, 1), -100)).loss
+    none = model(**batch, labels=labels, phone_ids=torch.full((16, 1), -100)).loss
     none.backward()
     assert none.isfinite()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -112,8 +112,8 @@ def test_excluded_speakers_are_neither_trained_on_nor_chosen_by(fixtures, tmp_pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"vocabulary": "char"}, "a vocabulary and a normalizer are for recognisers"),
-        ({"normalizer": {"case": "upper"}}, "a vocabulary and a normalizer are for recognisers"),
+        ({"vocabulary": "char"}, "a vocabulary, a lexicon and a normalizer are for recognisers"),
+        ({"normalizer": {"case": "upper"}}, "a vocabulary, a lexicon and a normalizer are for recognisers"),
         ({"model": {"conv_channels": 4}}, "the section model has no conv_channels"),
         ({"model": {"pooling": "median"}}, "expected pooling to be 'mean', 'max' or 'last', got 'median'"),
     ],
