@@ -56,8 +56,6 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
         if Path(name, RECURRENCE_FILE).is_file() and not _has_weights(name):
             return OnnxResNetBiGruForCTC(config, name), Wav2Vec2Processor.from_pretrained(name)
         return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
-    except ImportError as error:
-        raise ModelError(f"{model}: to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HTTPError) as error:

@@ -25,8 +25,7 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
         folder: with its two graphs.
 
     Raises:
-        ImportError: without the extra `onnx`.
-        ValueError: for a file that onnxruntime cannot read.
+        ValueError: for a file that onnxruntime cannot read, and without the extra `onnx`.
     """
 
     config: ResNetBiGruConfig
@@ -93,8 +92,10 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
 
 
 def _session(path: Path):
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError("to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from None
     try:
         return onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own share no other base
