@@ -2,35 +2,33 @@
 
     python benchmarks/demo_load.py PATH/an4 --split test
 
-Starts `hf-speechrec demo` in a process of its own. Eight clients then speak in real time through the API `/listen`,
-each a recording of its own in pieces of 0.25 s; each has to get the words that `StreamingRecognizer` writes by itself.
-The latency is that of a piece: from when its last sample was spoken to when its words are there. Then two hundred
-sessions, each with a connection and a recording of its own, and the server's memory while they come and go.
+Starts `hf-speechrec demo` in a process of its own. Eight visitors then speak in real time, each a recording of its own
+in pieces of 0.25 s: first through the API `/listen`, then into the microphone of the page. Each has to get the words
+that `StreamingRecognizer` writes by itself. The latency is that of a piece: from when its last sample was spoken to
+when its words are there. Then two hundred sessions through the API as fast as they go, and the server's memory after
+them. The visitors' own CPU time stands beside the server's: were it more, the latency would be theirs.
 """
 
 import argparse
+import asyncio
 import os
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-import urllib.request
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 
 import numpy as np
-import soundfile
-from gradio_client import Client, handle_file
+import psutil
+import torch
+from page_server import PageServer, page_server
+from visitor import Visitor, wav_pieces
 
 from hf_speechrec.audio import read_audio, row_source
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.streaming import StreamingRecognizer
 
-RATE = 16_000  # Hz
+RATE = 48_000  # Hz, a browser's
 PIECE_SECONDS = 0.25
+Speak = Callable[[Visitor, list[bytes], float], Coroutine[None, None, tuple[str, list[float]]]]
 
 
 def main() -> None:
@@ -40,109 +38,62 @@ def main() -> None:
     parser.add_argument("--visitors", type=int, default=8, help="who speak at once")
     parser.add_argument("--sessions", type=int, default=200, help="one after the other")
     arguments = parser.parse_args()
+    said, expected = recordings(arguments.corpus, arguments.split)
+    with page_server() as server:
+        asyncio.run(measure(server, said, expected, arguments.visitors, arguments.sessions))
 
-    corpus = read_corpus(arguments.corpus, arguments.split)
-    rows = sorted(corpus, key=lambda row: -row["duration"])[: arguments.visitors]
-    recordings = [read_audio(row_source(row), RATE) for row in rows]
+
+async def measure(
+    server: PageServer, said: list[list[bytes]], expected: list[str], visitors: int, sessions: int
+) -> None:
+    for name, speak in (("/listen", Visitor.listen), ("the microphone", Visitor.speak)):
+        print(f"through {name}:", await at_once(server, speak, said[:visitors], expected[:visitors]), flush=True)
+    wrong, process = 0, psutil.Process(server.pid)
+    for i in range(sessions):
+        which = i % len(said)
+        async with Visitor(server.address) as visitor:
+            text, _ = await visitor.listen(said[which])
+        wrong += text != expected[which]
+        if i + 1 in (1, 10, 50) or (i + 1) % 100 == 0:
+            print(f"after {i + 1} sessions: {process.memory_info().rss / 1e6:.0f} MB, {wrong} wrong texts", flush=True)
+
+
+async def at_once(server: PageServer, speak: Speak, said: list[list[bytes]], expected: list[str]) -> str:
+    """Visitors who speak at the same time, and how it went. Each begins at another moment of a piece, as people do."""
+
+    async def visit(i: int) -> tuple[str, list[float]]:
+        async with Visitor(server.address) as visitor:
+            await asyncio.sleep(i / len(said) * PIECE_SECONDS)
+            return await speak(visitor, said[i], PIECE_SECONDS)
+
+    process = psutil.Process(server.pid)
+    begin, own, served = time.monotonic(), time.process_time(), sum(process.cpu_times()[:2])
+    results = await asyncio.gather(*map(visit, range(len(said))))
+    seconds, own, served = time.monotonic() - begin, time.process_time() - own, sum(process.cpu_times()[:2]) - served
+    wrong = sum(text != words for (text, _), words in zip(results, expected, strict=True))
+    latencies = [latency for _, some in results for latency in some]
+    median, late = np.quantile(latencies, [0.5, 0.95]) * 1000
+    pieces = sum(map(len, said))
+    return (
+        f"{len(said)} at once, {wrong} wrong texts, {len(latencies)} answers to {pieces} pieces, latency median "
+        f"{median:.0f} ms, 95th percentile {late:.0f} ms; in {seconds:.0f} s on {os.cpu_count()} cores the server took "
+        f"{served:.1f} s of CPU, the visitors {own:.1f} s"
+    )
+
+
+def recordings(corpus: str, split: str | None) -> tuple[list[list[bytes]], list[str]]:
+    """Recordings in pieces, the longest first, and the text of each, streamed without a page."""
+    rows = sorted(read_corpus(corpus, split), key=lambda row: -row["duration"])
+    said = [wav_pieces(read_audio(row_source(row), RATE), RATE, PIECE_SECONDS) for row in rows]
+    torch.set_num_threads(1)
     recognizer = load_recognizer("an4", "cpu")
-    expected = [streamed(recognizer, recording) for recording in recordings]
-
-    with tempfile.TemporaryDirectory() as folder:
-        pieces = [written(recording, Path(folder, str(i))) for i, recording in enumerate(recordings)]
-        server, address = serve(folder)
-        try:
-            Client(address, verbose=False).predict(handle_file(pieces[0][0]), api_name="/transcribe")  # loads the model
-            wrong, latencies = at_once(address, pieces, expected)
-            latencies.sort()
-            print(
-                f"{len(pieces)} at once, {len(latencies)} pieces of {PIECE_SECONDS} s: {wrong} wrong texts, latency "
-                f"median {statistics.median(latencies) * 1000:.0f} ms, 95th percentile "
-                f"{latencies[round(0.95 * len(latencies)) - 1] * 1000:.0f} ms",
-                flush=True,
-            )
-            for i in range(arguments.sessions):
-                client = Client(address, verbose=False)
-                which = i % len(pieces)
-                text = spoken(client, pieces[which][:8] if i % 5 else pieces[which], None)
-                wrong += not i % 5 and text != expected[which]
-                client.close()
-                if i + 1 in (1, 10, 25, 50) or (i + 1) % 50 == 0:
-                    print(f"after {i + 1} sessions: {memory(server.pid) / 1e6:.0f} MB", flush=True)
-            print(f"{wrong} wrong texts in all")
-        finally:
-            server.terminate()
-            server.wait(20)
+    return said, [streamed(recognizer, pieces) for pieces in said]
 
 
-def streamed(recognizer, recording: np.ndarray) -> str:
+def streamed(recognizer, pieces: list[bytes]) -> str:
     stream = StreamingRecognizer(recognizer.model, recognizer)
-    return " ".join(word.word for word in stream.feed(recording).words + stream.flush().words)
-
-
-def written(recording: np.ndarray, folder: Path) -> list[str]:
-    """Files of a piece each. As a microphone's samples they have 16 bits."""
-    folder.mkdir()
-    size = round(PIECE_SECONDS * RATE)
-    paths = []
-    for start in range(0, len(recording), size):
-        paths.append(str(folder / f"{start}.wav"))
-        soundfile.write(paths[-1], recording[start : start + size], RATE, subtype="PCM_16")
-    return paths
-
-
-def serve(folder: str) -> tuple[subprocess.Popen, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(Path(folder, "uploads")), "GRADIO_ANALYTICS_ENABLED": "False"}
-    command = [sys.executable, "-m", "hf_speechrec", "demo", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    while server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/config", timeout=5).close()
-            return server, address
-        except OSError:
-            time.sleep(0.3)
-    raise SystemExit("the server did not start")
-
-
-def at_once(address: str, pieces: list[list[str]], expected: list[str]) -> tuple[int, list[float]]:
-    """Wrong texts, and the latency of each piece in seconds."""
-    texts = [""] * len(pieces)
-    latencies: list[float] = []
-    clients = [Client(address, verbose=False) for _ in pieces]
-
-    def visit(i: int) -> None:
-        texts[i] = spoken(clients[i], pieces[i], latencies)
-
-    threads = [threading.Thread(target=visit, args=(i,)) for i in range(len(pieces))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for client in clients:
-        client.close()
-    return sum(text != reference for text, reference in zip(texts, expected, strict=True)), latencies
-
-
-def spoken(client: Client, pieces: list[str], latencies: list[float] | None) -> str:
-    """The text of a recording that is spoken in real time, or, where no latencies are wanted, as fast as it goes."""
-    begin = time.monotonic()
-    for i, piece in enumerate(pieces):
-        said = begin + (i + 1) * PIECE_SECONDS
-        if latencies is not None:
-            time.sleep(max(0.0, said - time.monotonic()))
-        client.predict(handle_file(piece), api_name="/listen")
-        if latencies is not None:
-            latencies.append(time.monotonic() - said)
-    return client.predict(api_name="/listen_end")["text"]
-
-
-def memory(pid: int) -> int:
-    """Bytes that a process holds in memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    words = [word for piece in pieces for word in stream.feed(read_audio(piece, RATE), RATE).words]
+    return " ".join(word.word for word in words + stream.flush().words)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,205 @@
-"""Kill a training run in mid-epoch (`kill -9`), resume it, and compare its final loss with unbroken runs.
+"""Break training runs in mid-epoch, resume them, and compare their final loss with unbroken runs.
 
-    python benchmarks/kill_and_resume.py PATH/an4
+    python benchmarks/kill_and_resume.py PATH/an4 --kills 20
 
-Trains a small recogniser for 120 steps with three seeds unbroken; then with the first seed, killed after its first
-checkpoint and between two, and resumed. Prints each final training loss (the mean over the last 20 steps), whether the
-resumed one lies within the spread of the seeds, and whether every file that the kill left behind can be loaded.
+Trains a small recogniser for 120 steps with three seeds unbroken; then with the first seed again,
+
+- killed (`kill -9`) at so many random moments, from its start to its end, and resumed each time,
+- ended by SIGTERM, as a cluster does, and resumed,
+- with a recording deleted after the first checkpoint,
+- on a disk that is full at the second checkpoint, and resumed when there is room (a tmpfs: needs root on Linux).
+
+Prints each final training loss (the mean over the last 20 steps) and whether it lies within the spread of the seeds;
+after each fault every file under its final name is read, and those that are not whole are counted.
 """
 
 import argparse
 import json
 import os
+import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from hf_speechrec.corpora import read_corpus
+from hf_speechrec.trainer import RESUMED
+
 RECIPE = Path(__file__).parent.parent / "recipes" / "an4.yaml"
-STEPS, SAVE_STEPS = 120, 40
+STEPS, SAVE_STEPS = 120, 10
+RESUME = ("--resume_from_checkpoint", "true")
 
 
-def command(corpus: str, folder: Path, seed: int, *more: str) -> list[str]:
+def command(corpus: str | Path, folder: Path, seed: int, *more: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "hf_speechrec", "train", str(RECIPE), "--corpus", corpus, "--held-out", "none"),
+        *(sys.executable, "-m", "hf_speechrec", "train", str(RECIPE), "--corpus", str(corpus), "--held-out", "none"),
         *("--output_dir", str(folder), "--seed", str(seed), "--max_steps", str(STEPS), "--device", "cpu"),
         *("--save_strategy", "steps", "--save_steps", str(SAVE_STEPS), "--eval_strategy", "no"),
-        *("--load_best_model_at_end", "false", "--logging_steps", "20", "--per_device_train_batch_size", "8"),
+        *("--load_best_model_at_end", "false", "--logging_steps", "1", "--per_device_train_batch_size", "8"),
         *("--model.hidden_size", "64", "--model.num_hidden_layers", "2", *more),
     ]
 
 
+def start(*arguments) -> subprocess.Popen:
+    return subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments) -> None:
+    subprocess.run(command(*arguments), check=True, capture_output=True)
+
+
 def final_loss(folder: Path) -> float:
+    """Mean of the last 20 steps, each logged by itself: a resumed run's mean begins at its checkpoint."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return next(entry["loss"] for entry in reversed(history) if "loss" in entry)
+    return statistics.mean([entry["loss"] for entry in history if "loss" in entry][-20:])
 
 
-def check_whole(folder: Path) -> list[str]:
-    """Load every file with a final name; a half-written one raises."""
-    files = [path for path in folder.rglob("*") if path.is_file() and ".partial" not in path.parts]
-    for path in files:
+def wait_for(path: Path, process: subprocess.Popen) -> float:
+    """Seconds until a path is there."""
+    begin = time.monotonic()
+    while not path.exists():
+        time.sleep(0.05)
+        if process.poll() is not None:
+            sys.exit(f"the run ended without {path.name}:\n{process.stderr.read()}")
+    return time.monotonic() - begin
+
+
+def is_whole(path: Path) -> bool:
+    try:
         if path.suffix == ".safetensors":
             load_file(path)
         elif path.suffix == ".json":
             json.loads(path.read_text())
-    return sorted(str(path.relative_to(folder)) for path in files)
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            return zipfile.ZipFile(path).testzip() is None  # torch's files are archives with check sums
+        elif path.suffix == ".png":
+            return path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    except (ValueError, SafetensorError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def half_written(folder: Path) -> list[str]:
+    """Files under a final name that are not whole ("_*" is no final name)."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    final = [path for path in files if not any(part.startswith("_") for part in path.parts)]
+    return [str(path) for path in final if not is_whole(folder / path)]
+
+
+def half_deleted(folder: Path) -> list[str]:
+    """Checkpoints that lack a file; a resumed run passes them over."""
+    checkpoints = folder.glob("checkpoint-*")
+    return [path.name for path in checkpoints if not all((path / name).exists() for name in RESUMED)]
+
+
+def killed(corpus: str, folder: Path, kills: int, longest: float) -> tuple[int, int]:
+    """Kill at moments up to `longest` seconds after each start; counts of half-written files, half-deleted folders."""
+    moments = random.Random(0)
+    files = folders = done = 0
+    while done < kills:
+        process = start(corpus, folder, 1, *RESUME)
+        try:
+            process.wait(moments.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            done += 1
+        process.communicate()
+        broken, missing = half_written(folder), half_deleted(folder)
+        files, folders = files + len(broken), folders + len(missing)
+        newest = max((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
+        print(f"  {done}: newest checkpoint {newest}, half-written {broken}, half-deleted {missing}", flush=True)
+    run(corpus, folder, 1, *RESUME)
+    return files, folders
+
+
+def terminated(corpus: str, folder: Path) -> int:
+    process = start(corpus, folder, 1)
+    wait_for(folder / f"checkpoint-{SAVE_STEPS}", process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    run(corpus, folder, 1, *RESUME)
+    return process.returncode
+
+
+def robbed(corpus: str, root: Path) -> int:
+    """Delete a recording in mid-run; returns how often it was missed."""
+    copy, folder = root / "an4", root / "robbed"
+    for path in Path(corpus).resolve().rglob("*"):
+        link = copy / path.relative_to(Path(corpus).resolve())
+        if not path.is_dir():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    process = start(copy, folder, 1)
+    wait_for(folder / f"checkpoint-{SAVE_STEPS}", process)
+    # One that has not been heard yet: the first epoch goes from short to long.
+    longest = max(read_corpus(copy, "train"), key=lambda row: row["duration"])
+    Path(longest["path"]).unlink()
+    process.communicate()
+    return json.loads((folder / "all_results.json").read_text()).get("failed_reads", 0)
+
+
+def on_a_full_disk(corpus: str, folder: Path, checkpoint_bytes: int) -> dict:
+    """What the run that met the full disk left and said, and the final loss of the one that had room again."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={checkpoint_bytes * 3 // 2}", "tmpfs", folder], check=True)
+    try:
+        process = start(corpus, folder, 1)
+        _, errors = process.communicate()
+        left = sorted(path.name for path in folder.iterdir())
+        broken = half_written(folder)
+        subprocess.run(["mount", "-o", f"remount,size={checkpoint_bytes * 10}", folder], check=True)
+        run(corpus, folder, 1, *RESUME)
+        facts = {"exit_code": process.returncode, "left": left, "half_written": len(broken)}
+        return facts | {"loss": final_loss(folder), "said": errors[errors.find("error: ") :].strip()}
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="the AN4 folder")
-    corpus = parser.parse_args().corpus
+    parser.add_argument("--kills", type=int, default=20, help="random moments to kill one run at")
+    arguments = parser.parse_args()
+    corpus = arguments.corpus
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        losses = []
+        unbroken, first_checkpoint = [], 0.0
         for seed in (1, 2, 3):
-            subprocess.run(command(corpus, root / f"seed{seed}", seed), check=True, capture_output=True)
-            losses.append(final_loss(root / f"seed{seed}"))
-            print(f"unbroken, seed {seed}: final loss {losses[-1]:.4f}", flush=True)
+            process = start(corpus, root / f"seed{seed}", seed)
+            first_checkpoint = wait_for(root / f"seed{seed}" / f"checkpoint-{SAVE_STEPS}", process)
+            process.communicate()
+            unbroken.append(final_loss(root / f"seed{seed}"))
+            print(f"unbroken, seed {seed}: final loss {unbroken[-1]:.4f}", flush=True)
+        spread = max(unbroken) - min(unbroken)
+        results = {"unbroken": unbroken, "spread": spread}
 
-        folder = root / "killed"
-        process = subprocess.Popen(
-            command(corpus, folder, 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        def compare(fault: str, loss: float, **facts) -> None:
+            results[fault] = {"loss": loss, "within": abs(loss - unbroken[0]) <= spread, **facts}
+            print(
+                f"{fault}: final loss {loss:.4f}, unbroken {unbroken[0]:.4f}, spread {spread:.4f}; {facts}", flush=True
+            )
+
+        files, folders = killed(corpus, root / "killed", arguments.kills, 1.6 * first_checkpoint)
+        compare(
+            f"killed {arguments.kills} times", final_loss(root / "killed"), half_written=files, half_deleted=folders
         )
-        while not (folder / f"checkpoint-{SAVE_STEPS}").exists():
-            time.sleep(0.1)
-            if process.poll() is not None:
-                sys.exit("the run ended before its first checkpoint")
-        time.sleep(4)  # on into the next steps
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        print(f"killed with SIGKILL; whole files left: {', '.join(check_whole(folder))}", flush=True)
-        subprocess.run(command(corpus, folder, 1, "--resume_from_checkpoint", "true"), check=True, capture_output=True)
-        resumed = final_loss(folder)
-        check_whole(folder)
-        spread = max(losses) - min(losses)
-        print(f"killed and resumed, seed 1: final loss {resumed:.4f}, unbroken {losses[0]:.4f}, spread {spread:.4f}")
-        print(json.dumps({"unbroken": losses, "resumed": resumed, "within": abs(resumed - losses[0]) <= spread}))
+        code = terminated(corpus, root / "terminated")
+        compare("SIGTERM", final_loss(root / "terminated"), exit_code=code)
+        missed = robbed(corpus, root)
+        compare("a recording deleted", final_loss(root / "robbed"), failed_reads=missed)
+        if sys.platform == "linux" and os.geteuid() == 0:
+            size = sum(path.stat().st_size for path in (root / "seed1" / f"checkpoint-{STEPS}").iterdir())
+            compare("a full disk", **on_a_full_disk(corpus, root / "full", size))
+        else:
+            print("a full disk: skipped, mounting a tmpfs needs root on Linux")
+        print(json.dumps(results))
 
 
 if __name__ == "__main__":

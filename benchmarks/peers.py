@@ -8,6 +8,7 @@ Each engine runs in a process of its own, greedily (no beam, no language model b
 Each of our models runs with torch, and exported to ONNX in float32 and int8. The peers are installed once in an
 environment of their own, `runs/peers`. Timing counts reading and features, not loading. The WER is taken after
 Whisper's English normaliser on both sides, which writes numbers and spellings one way, so it may differ from ours.
+"other text" counts the clips whose text is not, to the letter, what the model with torch makes of them.
 """
 
 import argparse
@@ -86,15 +87,19 @@ def main() -> None:
                 exported = export_onnx(model, Path(folder, f"{len(engines)}"), int8=int8)
                 engines.append((f"{model}, ONNX {kind}", sys.executable, "ours", str(exported)))
         print(f"{len(files)} clips, {seconds / 60:.1f} minutes")
-        print("| engine | threads | WER | real-time factor | load | peak memory | file |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+        print("| engine | threads | WER | other text | real-time factor | load | peak memory | file |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        by_torch: list[str] = []
         for name, python, engine, model in engines:
             for threads in arguments.threads if engine != "pocketsphinx" else [1]:
                 result = run_engine(python, engine, model, files, threads)
                 errors, words = utterance_errors(references, [normalize(text) for text in result["texts"]])
                 low, high = bootstrap_interval(errors, words)
+                if name.endswith("torch"):
+                    by_torch = result["texts"]
+                others = sum(map(str.__ne__, result["texts"], by_torch)) if engine == "ours" else ""
                 print(
-                    f"| {name} | {threads} | {errors.sum() / words.sum():.2%} ({low:.1%} to {high:.1%}) "
+                    f"| {name} | {threads} | {errors.sum() / words.sum():.2%} ({low:.1%} to {high:.1%}) | {others} "
                     f"| {result['seconds'] / seconds:.4f} | {result['load']:.1f} s "
                     f"| {result['memory'] / 1e6:.0f} MB | {result['size'] / 1e6:.1f} MB |",
                     flush=True,

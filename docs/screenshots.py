@@ -5,12 +5,8 @@ the answer. The microphone plays an example, too.
 """
 
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+from page_server import page_server  # noqa: E402
+
 IMAGES = ROOT / "docs" / "images"
 EXAMPLES = ROOT / "demo" / "examples"
 WIDTHS = {"desktop": (1100, 800), "phone": (390, 844)}  # pixels
@@ -31,40 +30,29 @@ def main() -> None:
     if chromium is None:
         raise SystemExit("expected chromium (apt-get install chromium), found none")
     IMAGES.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "hf_speechrec", "demo", "--port", str(port)], cwd=ROOT)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/config", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-            arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-            arguments.append(f"--use-file-for-fake-audio-capture={microphone(Path(folder))}%noloop")
-            browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-            for device, (width, height) in WIDTHS.items():
-                for scheme in ("light", "dark") if device == "desktop" else ("light",):
-                    context = browser.new_context(
-                        viewport={"width": width, "height": height},
-                        permissions=["microphone"],
-                        color_scheme=scheme,
-                        is_mobile=device == "phone",
-                        has_touch=device == "phone",
-                    )
-                    page = context.new_page()
-                    page.goto(address, wait_until="domcontentloaded", timeout=60_000)
-                    for tab, name in TABS.items():
-                        picture(page, tab, f"{name}-{device}{'-dark' if scheme == 'dark' else ''}")
-                    context.close()
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(20)
+    with (
+        page_server() as server,
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+    ):
+        arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        arguments.append(f"--use-file-for-fake-audio-capture={microphone(Path(folder))}%noloop")
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        for device, (width, height) in WIDTHS.items():
+            for scheme in ("light", "dark") if device == "desktop" else ("light",):
+                context = browser.new_context(
+                    viewport={"width": width, "height": height},
+                    permissions=["microphone"],
+                    color_scheme=scheme,
+                    is_mobile=device == "phone",
+                    has_touch=device == "phone",
+                )
+                page = context.new_page()
+                page.goto(server.address, wait_until="domcontentloaded", timeout=60_000)
+                for tab, name in TABS.items():
+                    picture(page, tab, f"{name}-{device}{'-dark' if scheme == 'dark' else ''}")
+                context.close()
+        browser.close()
 
 
 def microphone(folder: Path) -> Path:

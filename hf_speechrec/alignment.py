@@ -80,12 +80,13 @@ def align(log_probs: torch.Tensor, text: str, tokenizer, frame_seconds: float, o
     letters: list[tuple[Character, float]] = []
     for span in merge_tokens(path[0], scores[0], blank=tokenizer.pad_token_id):
         if span.token == tokenizer.word_delimiter_token_id:
-            words.append(join_characters(letters))
+            if letters:
+                words.append(join_characters(letters))
             letters = []
             continue
         start, end = (round(offset + frame * frame_seconds, 3) for frame in (span.start, span.end))
         letters.append((Character(tokenizer.convert_ids_to_tokens(span.token), start, end), span.score))
-    return [*words, join_characters(letters)]
+    return [*words, join_characters(letters)] if letters else words
 
 
 def snap_to_silence(words: list[Word], samples: np.ndarray, sampling_rate: int, offset: float = 0.0) -> None:

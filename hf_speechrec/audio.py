@@ -2,8 +2,9 @@
 
 import functools
 import io
+import math
 from collections.abc import Iterable, Iterator
-from math import gcd
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 
@@ -21,36 +22,42 @@ SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats() if name
     ".webm",
 }
 BLOCK_SECONDS = 30.0  # of a long recording that are read at once
+BLOCK_VALUES = 1 << 24  # of all channels, at most: what a header claims must not cost memory
 MAX_COMMAND_SECONDS = 30.0  # one label fits a command, not a recording of minutes
-# The largest value that a file may claim: a corrupt float file can hold finite nonsense that would drown everything.
+# What a file may claim. A corrupt float file can hold finite nonsense that would drown everything; at a corrupt rate of
+# 1 Hz a second of audio would be hours.
 MAX_AMPLITUDE = 1e6
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+UNKNOWN_FRAMES = (1 << 63) - 1  # libsndfile's, for a FLAC that was written into a pipe
+FILTER_VALUES = 1 << 22  # of a resampler's filters
 
 
 class AudioError(ValueError):
     """Audio that cannot be used; the message names the source, what was expected and what came."""
 
 
-def read_audio(source: str | PathLike | bytes | dict, sampling_rate: int) -> np.ndarray:
+def read_audio(source: str | PathLike | bytes | dict, sampling_rate: int, max_seconds: float = math.inf) -> np.ndarray:
     """
     Mono samples of a recording.
 
     Args:
         source: a path, the bytes of a file, or a row of `datasets.Audio(decode=False)`: `{"bytes", "path"}`.
         sampling_rate: Hz of the result; the recording is resampled where it differs.
+        max_seconds: no more than that is read, whatever the header says.
 
     Returns:
         float32 samples (samples,) in about [-1, 1], the mean of all channels.
 
     Raises:
-        AudioError: for a missing, empty, unreadable or truncated file, and for samples that are not finite.
+        AudioError: for a missing, empty, unreadable, truncated or too long file, and for samples that are not finite.
     """
-    name, file = _open(source)
-    try:
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
-        samples, rate = _read_with_torchcodec(source, name, error)
-    samples = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    return prepare_waveform(samples, rate, sampling_rate, name)
+    blocks, rate, seconds = [np.zeros(0, np.float32)], sampling_rate, 0.0
+    for block, rate in decoded_blocks(source):
+        blocks.append(block)
+        seconds += len(block) / rate
+        if seconds > max_seconds:
+            raise AudioError(f"{source_name(source)}: expected at most {max_seconds:g} s, got more")
+    return prepare_waveform(np.concatenate(blocks), rate, sampling_rate, source_name(source))
 
 
 def prepare_waveform(samples: np.ndarray, rate: int, sampling_rate: int, name: str = "audio") -> np.ndarray:
@@ -79,7 +86,6 @@ def audio_blocks(source: str | PathLike | bytes | dict, sampling_rate: int) -> I
     """
     resample = None
     for samples, rate in decoded_blocks(source):
-        check_samples(samples, source_name(source))
         resample = resample or StreamResampler(rate, sampling_rate)
         yield resample.feed(samples)
     if resample is None:
@@ -88,23 +94,45 @@ def audio_blocks(source: str | PathLike | bytes | dict, sampling_rate: int) -> I
 
 
 def decoded_blocks(source: str | PathLike | bytes | dict) -> Iterator[tuple[np.ndarray, int]]:
-    """Mono samples (samples,) as they stand in a file, half a minute at a time, and their rate in Hz."""
+    """
+    Mono samples (samples,) as they stand in a file, up to half a minute at a time, and their rate in Hz.
+
+    Raises `AudioError` as `read_audio` does, where it meets what is wrong.
+    """
     name, file = _open(source)
     try:
-        recording = soundfile.SoundFile(file)
+        recording = _Recording(file)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
         samples, rate = _read_with_torchcodec(source, name, error)
+        _check_rate(rate, name)
+        check_samples(samples, name)
         yield samples.mean(axis=1), rate
         return
     with recording:
+        rate, stated, read = recording.samplerate, recording.frames, 0
+        _check_rate(rate, name)
+        size = min(round(BLOCK_SECONDS * rate), BLOCK_VALUES // recording.channels)
         while True:
             try:
-                samples = recording.read(round(BLOCK_SECONDS * recording.samplerate), dtype="float32", always_2d=True)
+                samples = recording.read(size, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError) as error:
                 raise AudioError(f"{name}: not audio that can be read ({_reason(error)})") from None
             if not len(samples):
-                return
-            yield samples.mean(axis=1), recording.samplerate
+                break
+            check_samples(samples, name)
+            read += len(samples)
+            yield samples.mean(axis=1), rate
+        # The other formats state no length, or libsndfile has corrected it by the file's.
+        if recording.format == "FLAC" and read < stated != UNKNOWN_FRAMES:
+            spoken = f"it ends after {read / rate:.2f} of {stated / rate:.2f} s"
+            raise AudioError(f"{name}: not audio that can be read ({spoken})")
+
+
+class _Recording(soundfile.SoundFile):
+    """Read from its beginning to its end, without the seeking that fails where a FLAC does not state its length."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def audio_duration(source: str | PathLike) -> float:
@@ -115,9 +143,18 @@ def audio_duration(source: str | PathLike) -> float:
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
         samples, rate = _read_with_torchcodec(source, name, error)
         return len(samples) / rate
-    if info.frames <= 0:
+    _check_rate(info.samplerate, name)
+    frames = info.frames
+    if frames == UNKNOWN_FRAMES:
+        frames = sum(len(samples) for samples, _ in decoded_blocks(source))
+    if frames <= 0:
         raise AudioError(f"{name}: expected at least one sample, the audio is empty")
-    return info.frames / info.samplerate
+    return frames / info.samplerate
+
+
+def _check_rate(rate: int, name: str) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"{name}: expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {rate} Hz")
 
 
 def audio_files(sources: Iterable[str | PathLike]) -> list[str]:
@@ -187,9 +224,20 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).strip().splitlines()[0].rstrip(".")
 
 
+def steps(rate: int, new_rate: int) -> tuple[int, int]:
+    """
+    Samples before and after resampling that take equally long. A filter is needed for each pair of them: rates that
+    have little in common (44101 and 16000 Hz) are taken for the nearest that have more, a few millionths away.
+    """
+    exact = Fraction(rate, new_rate)
+    if exact.numerator * exact.denominator > FILTER_VALUES:
+        exact = exact.limit_denominator(math.isqrt(FILTER_VALUES * new_rate // rate))
+    return exact.numerator, exact.denominator
+
+
 @functools.lru_cache(maxsize=16)
 def resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(rate, sampling_rate)
+    return torchaudio.transforms.Resample(*steps(rate, sampling_rate))
 
 
 class StreamResampler:
@@ -197,9 +245,8 @@ class StreamResampler:
 
     def __init__(self, rate: int, new_rate: int):
         self.rate = rate
-        common = gcd(rate, new_rate)
-        self.step, self.new_step = rate // common, new_rate // common  # samples before and after that take equally long
-        self.resample = None if rate == new_rate else resampler(rate, new_rate)
+        self.step, self.new_step = steps(rate, new_rate)
+        self.resample = None if self.step == self.new_step else resampler(rate, new_rate)
         # Both sides of the filter, in whole steps.
         self.context = 0 if self.resample is None else self.resample.width // self.step + 2
         self.buffer = np.zeros(0, np.float32)

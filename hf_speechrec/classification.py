@@ -68,7 +68,8 @@ def classify(
 def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None]:
     name = source_name(source)
     try:
-        samples = source if isinstance(source, np.ndarray) else read_audio(source, sampling_rate)
+        is_array = isinstance(source, np.ndarray)
+        samples = source if is_array else read_audio(source, sampling_rate, MAX_COMMAND_SECONDS)
         seconds = len(samples) / sampling_rate
         if seconds > MAX_COMMAND_SECONDS:
             raise AudioError(f"{name}: expected a command of at most {MAX_COMMAND_SECONDS:g} s, got {seconds:.1f} s")

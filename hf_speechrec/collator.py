@@ -18,6 +18,8 @@ from .text import TextNormalizer, encode
 
 logger = logging.getLogger(__name__)
 
+MOST_FAILED_READS = 50  # in a row: the corpus has gone, and silence is all that a model would learn
+
 
 class SpeechCollator:
     """
@@ -35,8 +37,9 @@ class SpeechCollator:
 
     In the first `plain_epochs` epochs nothing is augmented.
 
-    A file that cannot be read in the middle of a run is named, counted in `unreadable`, and stands in the batch as a
-    moment of silence that teaches nothing wrong: the run goes on, and every process keeps its batch size.
+    A file that cannot be read in the middle of a run is named, counted in `unreadable` (and by all workers of a data
+    loader in `failed_reads`), and stands in the batch as a moment of silence that teaches nothing wrong: the run goes
+    on, and every process keeps its batch size. `MOST_FAILED_READS` in a row raise an `AudioError`.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class SpeechCollator:
         self.augmentation = augmentation
         self.seed = seed
         self.unreadable: Counter[str] = Counter()
+        self.failed_reads = torch.zeros((), dtype=torch.long).share_memory_()
+        self.failed_in_a_row = 0
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # a data loader's workers see it change
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -73,10 +78,9 @@ class SpeechCollator:
             try:
                 waveform = read_audio(row_source(row), extractor.sampling_rate)
                 is_speech.append(True)
+                self.failed_in_a_row = 0
             except AudioError as error:
-                if not self.unreadable[str(error)]:
-                    logger.warning("Treated as silence: %s", error)
-                self.unreadable[str(error)] += 1
+                self._count(error)
                 waveform = np.zeros(extractor.sampling_rate // 10, dtype=np.float32)
                 is_speech.append(False)
             if augmentation is not None and row.get("augment"):
@@ -99,6 +103,15 @@ class SpeechCollator:
                     features = batch["input_features"][i, :length]
                     batch["input_features"][i, :length] = augmentation.features(features)
         return batch | self._labels(rows, is_speech)
+
+    def _count(self, error: AudioError) -> None:
+        if not self.unreadable[str(error)]:
+            logger.warning("Treated as silence: %s", error)
+        self.unreadable[str(error)] += 1
+        self.failed_reads += 1
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row == MOST_FAILED_READS:
+            raise AudioError(f"{error}; with it {MOST_FAILED_READS} recordings in a row could not be read")
 
     def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
         raise ValueError("augmentation: expected a join_probability of 0, utterances of one label cannot be joined")

@@ -6,6 +6,8 @@ This file travels to the Hub beside the weights: it may import torch, transforme
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+MAX_LAYERS = 100  # a file could make a model that takes hours to be built
+
 
 @strict
 class BiLstmConfig(PreTrainedConfig):
@@ -42,6 +44,8 @@ class BiLstmConfig(PreTrainedConfig):
         for name in ("input_size", "hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        if self.num_hidden_layers > MAX_LAYERS:
+            raise ValueError(f"expected num_hidden_layers to be at most {MAX_LAYERS}, got {self.num_hidden_layers}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"expected label_smoothing to be in [0, 1), got {self.label_smoothing}")
 

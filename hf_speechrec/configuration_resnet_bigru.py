@@ -8,6 +8,10 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# A file could make a model that takes hours to be built, or all memory there is.
+MAX_LAYERS = 100
+MAX_CHUNK = 10_000  # logit frames
+
 
 @strict
 class ResNetBiGruConfig(PreTrainedConfig):
@@ -87,6 +91,10 @@ class ResNetBiGruConfig(PreTrainedConfig):
         for name in ("num_residual_blocks", "chunk_frames", "lookahead_frames"):
             if getattr(self, name) < 0:
                 raise ValueError(f"expected {name} to be at least 0, got {getattr(self, name)}")
+        largest = dict.fromkeys(("num_residual_blocks", "num_hidden_layers"), MAX_LAYERS)
+        for name, limit in (largest | dict.fromkeys(("chunk_frames", "lookahead_frames"), MAX_CHUNK)).items():
+            if getattr(self, name) > limit:
+                raise ValueError(f"expected {name} to be at most {limit}, got {getattr(self, name)}")
         for name in ("chunked_training_probability", "phone_loss_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"expected {name} to be in [0, 1], got {getattr(self, name)}")

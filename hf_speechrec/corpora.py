@@ -12,6 +12,7 @@ from .corpus_rows import (
     DOWNLOAD_FOLDER,
     CorpusError,
     Rows,
+    is_there,
     manifest_rows,
     measured,
     select_speakers,
@@ -40,7 +41,7 @@ def read_corpus(
             the id of a data set on the Hub, with `:config` behind it where it has several;
             a folder in the Hub's form (`data/*.parquet`), as `hf-speechrec prepare` writes it.
         split: which part, where the corpus has parts: a name of AN4's or of a Hub data set, or for a folder of
-            several LibriSpeech subsets the subset's name.
+            several LibriSpeech subsets the subset's name. Several are joined by `+`, as in `datasets`.
         speakers: keep only these speakers.
         exclude_speakers: leave these out.
         streaming: stream a Hub data set instead of downloading it.
@@ -72,6 +73,9 @@ def read_corpus(
 
 
 def _local_rows(path: Path, split: str | None) -> Rows:
+    if split and "+" in split:
+        parts = [_local_rows(path, name.strip()) for name in split.split("+")]
+        return [row for rows, _ in parts for row in rows], [problem for _, problems in parts for problem in problems]
     if (path / "etc").is_dir() and any((path / "etc").glob("*.fileids")):
         return _an4(path, split)
     part = path / (split or "")
@@ -133,7 +137,7 @@ def _librispeech(transcripts: list[Path]) -> Rows:
 
 
 def _with_any_suffix(stem: Path) -> Path | None:
-    return next((path for suffix in sorted(SUFFIXES) if (path := stem.with_name(stem.name + suffix)).exists()), None)
+    return next((path for suffix in sorted(SUFFIXES) if is_there(path := Path(f"{stem}{suffix}"))), None)
 
 
 def _downloaded_librispeech(subset: str) -> Path:

@@ -49,8 +49,26 @@ def manifest_rows(path: Path, target: str) -> Rows:
             problems.append(f"{path}:{number}: {missing}, got the columns {', '.join(map(str, record))}")
             continue
         speaker = _first(record, SPEAKER_COLUMNS)
-        rows.append({"path": str(path.parent / str(audio)), target: str(value), "speaker": speaker and str(speaker)})
+        row: dict[str, str | None] = {"path": str(path.parent / str(audio)), target: str(value)}
+        row["speaker"] = None if speaker is None else str(speaker)
+        if not all(_is_text(cell) for cell in row.values()):
+            problems.append(f"{path}:{number}: expected text, got characters that are none")
+            continue
+        rows.append(row)
     return rows, problems
+
+
+def _is_text(cell: str | None) -> bool:
+    """JSON may hold halves of characters, which cannot be written again, and NULs, which no path may have."""
+    return cell is None or ("\0" not in cell and not any("\ud800" <= character <= "\udfff" for character in cell))
+
+
+def is_there(path: Path) -> bool:
+    """`Path.exists`, also for a name that is too long to be one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
@@ -69,7 +87,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.strip():
                     try:
                         yield number, json.loads(line)
-                    except json.JSONDecodeError:
+                    except (ValueError, RecursionError):  # also a number of 5000 digits, brackets 100000 deep
                         yield number, line
         else:
             raise CorpusError(f"{path}: expected a manifest .csv, .tsv or .jsonl, got {path.suffix or 'no suffix'}")
@@ -108,7 +126,7 @@ def measured(
                 usable.append({**row, "duration": result})
     warn_of(problems, len(problems) + len(usable), name)
     if not usable:
-        raise CorpusError(f"{name}: not one usable row ({problems[0] if problems else 'it is empty'})")
+        raise CorpusError(f"{name}: not one usable row ({printable(problems[0]) if problems else 'it is empty'})")
     features = {name: datasets.Value("string") for name in ("path", target, "speaker")}
     return datasets.Dataset.from_list(
         usable,
@@ -119,9 +137,14 @@ def measured(
 def warn_of(problems: list[str], num_rows: int, name: str) -> None:
     """Count and name the rows that were left out."""
     if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:5])
+        shown = "".join(f"\n  {printable(problem)}" for problem in problems[:5])
         more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
         logger.warning("%s: left out %d of %d rows:%s%s", name, len(problems), num_rows, shown, more)
+
+
+def printable(line: str) -> str:
+    """A name in a stranger's table may hold line breaks, and what moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
 
 
 def split_held_out(

@@ -79,7 +79,7 @@ class BeamSearchDecoder:
         weights = read_weights(language_model)
         self.lm_weight = weights.get("lm_weight", 1.0) if lm_weight is None else lm_weight
         self.word_score = weights.get("word_score", 0.0) if word_score is None else word_score
-        words = read_words(language_model)
+        words = list(dict.fromkeys(read_words(language_model)))
         hotwords = [word for phrase in hotwords for word in phrase.split()]
         self.head = "logits" if lexicon is None else "phone_logits"
         self.delimiter = None
@@ -95,6 +95,9 @@ class BeamSearchDecoder:
         else:
             tokens, blank, silence = [BLANK, *(phones or [])], BLANK, BLANK
             units = {word: lexicon[word] for word in [*words, *hotwords] if word in lexicon}
+            said = {phone for ways in units.values() for way in ways for phone in way}
+            if strange := sorted(said - set(tokens)):
+                raise LanguageModelError(f"the lexicon: expected phones of the recogniser, got {strange[0]!r}")
         if len(units) < len(words) / 2:
             example = next(word for word in words if word not in units)
             expected = "words in the recogniser's alphabet" if lexicon is None else "words of the lexicon"
@@ -128,7 +131,7 @@ class BeamSearchDecoder:
                         sil_token=silence,
                         unk_word=tokenizer.unk_token,
                     )
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 raise LanguageModelError(
                     f"{language_model}: not an n-gram model that KenLM can read ({str(error).splitlines()[0]})"
                 ) from None

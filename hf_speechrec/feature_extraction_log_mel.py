@@ -10,6 +10,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.feature_extraction_utils import BatchFeature
 
 LOG_FLOOR = 1e-6  # power; about the quantisation noise of 16-bit audio, so that digital silence stays finite
+MAX_WINDOW = 16_384  # samples: a file may not ask for all memory there is
 
 
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
@@ -47,6 +48,18 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        sizes = {
+            "feature_size": (feature_size, 1, 1024),
+            "sampling_rate": (sampling_rate, 1000, 768_000),
+            "hop_length": (hop_length, 1, MAX_WINDOW),
+            "win_length": (win_length, 1, MAX_WINDOW),
+            "n_fft": (n_fft, 1, MAX_WINDOW),
+        }
+        for name, (size, least, most) in sizes.items():
+            if not (isinstance(size, int) and least <= size <= most):
+                raise ValueError(f"expected {name} to be a whole number from {least} to {most}, got {size!r}")
+        if not np.isfinite(padding_value):
+            raise ValueError(f"expected a finite padding_value, got {padding_value}")
         if not hop_length <= win_length <= n_fft:
             raise ValueError(
                 f"expected hop_length <= win_length <= n_fft, got {hop_length}, {win_length} and {n_fft} samples"
@@ -54,6 +67,10 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         for name, figures in (("feature_mean", feature_mean), ("feature_std", feature_std)):
             if figures is not None and len(figures) != feature_size:
                 raise ValueError(f"expected {feature_size} values in {name}, one a mel bin, got {len(figures)}")
+            if figures is not None and not np.isfinite(np.array(figures, dtype=np.float64)).all():
+                raise ValueError(f"expected finite values in {name}")
+        if feature_std is not None and min(feature_std) <= 0:
+            raise ValueError(f"expected values above 0 in feature_std, got {min(feature_std)}")
         self.hop_length = hop_length
         self.win_length = win_length
         self.n_fft = n_fft

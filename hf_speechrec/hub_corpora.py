@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 
 from .audio import AudioError, audio_duration
-from .corpus_rows import SPEAKER_COLUMNS, TARGET_COLUMNS, CorpusError, warn_of
+from .corpus_rows import SPEAKER_COLUMNS, TARGET_COLUMNS, CorpusError, printable, warn_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def hub_dataset(source: str, split: str | None, target: str, streaming: bool = F
     problems = [f"row {i}: {problem}" for i, problem in enumerate(dataset["problem"]) if problem is not None]
     warn_of(problems, len(dataset), source)
     if len(problems) == len(dataset):
-        raise CorpusError(f"{source}: not one usable row ({problems[0] if problems else 'it is empty'})")
+        raise CorpusError(f"{source}: not one usable row ({printable(problems[0]) if problems else 'it is empty'})")
     return dataset.filter(lambda problem: problem is None, input_columns="problem").remove_columns("problem")
 
 
@@ -102,7 +102,7 @@ def _load(source: str, split: str | None, streaming: bool, **options):
     name, _, config = (source, "", "") if Path(source).exists() else source.partition(":")
     try:
         return datasets.load_dataset(name, config or None, split=split or "train", streaming=streaming, **options)
-    except (OSError, ValueError, ImportError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # a script (which is not run), a card that is none, a table cut short: of any kind
         # "An error occurred while generating the dataset" says less than what it was raised from.
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
         reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
@@ -140,7 +140,7 @@ class _Usable:
             return True
         self.problems += 1
         if self.problems <= NAMED_PROBLEMS:
-            logger.warning("%s: left out a row: %s", self.source, row["problem"])
+            logger.warning("%s: left out a row: %s", self.source, printable(row["problem"]))
         return False
 
 

@@ -14,6 +14,7 @@ from .corpus_rows import (
     DOWNLOAD_FOLDER,
     CorpusError,
     Rows,
+    is_there,
     manifest_rows,
     measured,
     select_speakers,
@@ -158,7 +159,7 @@ def _listed(root: Path, file: Path) -> Rows:
         if not line.strip():
             continue
         clip = root / line.strip()
-        if clip.exists():
+        if is_there(clip):
             rows.append(_row(clip, clip.parent.name))
         else:
             problems.append(f"{clip}: no such file")

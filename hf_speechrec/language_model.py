@@ -7,12 +7,13 @@ import itertools
 import json
 import logging
 import lzma
+import math
 import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 LANGUAGE_MODEL = "language_model.arpa.gz"  # in a model folder that carries one
-SPECIAL_WORDS = ("<s>", "</s>", "<unk>")
+UNKNOWN_WORD = "<unk>"
+SPECIAL_WORDS = ("<s>", "</s>", UNKNOWN_WORD)
 FIRST_THRESHOLD = 1e-9  # of entropy pruning (Stolcke, 1998), raised until the file is small enough
 
 
@@ -34,12 +36,17 @@ def text_lines(path: str | PathLike) -> Iterator[str]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             yield from file
-    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise LanguageModelError(f"{path}: expected text in UTF-8 ({error})") from None
 
 
 def build_language_model(
-    texts: Iterable[str], path: str | PathLike, *, order: int = 3, max_megabytes: float | None = None
+    texts: Iterable[str],
+    path: str | PathLike,
+    *,
+    order: int = 3,
+    max_megabytes: float | None = None,
+    vocabulary: Collection[str] | None = None,
 ) -> dict[str, int]:
     """
     Train a Kneser-Ney model by kaldingram.
@@ -49,6 +56,7 @@ def build_language_model(
         path: the ARPA file to write, with `.gz` compressed.
         order: words of the longest n-gram, 2 to 5.
         max_megabytes: prune by entropy until the file is no larger.
+        vocabulary: the words that can be recognised; any other is unknown to the model. By default all of the text.
 
     Returns:
         `sentences`, `words`, `vocabulary` and `bytes`.
@@ -64,33 +72,43 @@ def build_language_model(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sentences = words = 0
-    vocabulary: set[str] = set()
+    seen: set[str] = set()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _only_for_people():
         text, arpa, smaller = (Path(folder, name) for name in ("text", "lm.arpa", "pruned.arpa"))
         with text.open("w", encoding="utf-8") as file:
             for line in texts:
                 if not line:
                     continue
-                file.write(f"{line}\n")
+                tokens = line.split()
+                if vocabulary is not None:
+                    tokens = [token if token in vocabulary else UNKNOWN_WORD for token in tokens]
+                file.write(" ".join(tokens) + "\n")
                 sentences += 1
-                words += len(line.split())
-                vocabulary.update(line.split())
-        if not words:
-            raise LanguageModelError("expected a text with words, every line is empty after normalising")
+                words += len(tokens)
+                seen.update(tokens)
+        seen.discard(UNKNOWN_WORD)
+        if not seen:
+            reason = "every line is empty after normalising" if not words else "none of its words is in the lexicon"
+            raise LanguageModelError(f"expected a text with words, {reason}")
         train.main(["--ngram-order", str(order), "--text", str(text), "--lm", str(arpa), "--num-workers", "0"])
         finished = _packed(arpa, path.suffix)
-        threshold = FIRST_THRESHOLD
+        # Every pass over a large model takes minutes: the further it has to go, the further it begins.
+        threshold = FIRST_THRESHOLD * max(1.0, finished.stat().st_size / 1e6 / (max_megabytes or math.inf))
         while max_megabytes is not None and finished.stat().st_size > max_megabytes * 1e6:
             if threshold > 1:
                 size = finished.stat().st_size / 1e6
                 raise LanguageModelError(f"expected at most {max_megabytes} MB, but its words alone take {size:.2f} MB")
-            prune.main(["--threshold", str(threshold), "--lm", str(arpa), "--write-lm", str(smaller), "--verbose", "3"])
+            options = ["--threshold", str(threshold), "--lm", str(arpa), "--write-lm", str(smaller), "--verbose", "3"]
+            try:
+                prune.main(options)
+            except ValueError as error:  # of a text so regular that nothing is left for what it does not have
+                raise LanguageModelError(f"the model of this text cannot be pruned ({error})") from None
             smaller.replace(arpa)
             finished = _packed(arpa, path.suffix)
             logger.info("pruned at %.1e: %.2f MB", threshold, finished.stat().st_size / 1e6)
             threshold *= 3
         finished.replace(path)
-    return {"sentences": sentences, "words": words, "vocabulary": len(vocabulary), "bytes": path.stat().st_size}
+    return {"sentences": sentences, "words": words, "vocabulary": len(seen), "bytes": path.stat().st_size}
 
 
 def _packed(arpa: Path, suffix: str) -> Path:
@@ -156,6 +174,8 @@ def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: 
     Copy an ARPA file and take `bonus` from the log10-probability of every word but some hotwords, wherever it stands
     last in an n-gram; a search makes up for it by a higher word score. (Raised probabilities would exceed 1, which
     KenLM refuses.) Hotwords that the file does not know come in as its rarest word.
+
+    Raises `LanguageModelError` for what is not an ARPA file.
     """
     hotwords = set(hotwords)
     new = sorted(hotwords - set(read_words(path)))
@@ -165,9 +185,9 @@ def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: 
             fields = line.rstrip("\n").split("\t")
             written = line
             if order == 0 and line.startswith("ngram 1="):
-                written = f"ngram 1={int(line[8:]) + len(new)}\n"
+                written = f"ngram 1={_number(path, line[8:], int) + len(new)}\n"
             elif len(fields) > 1:
-                score, word = float(fields[0]), fields[1].rpartition(" ")[2]
+                score, word = _number(path, fields[0], float), fields[1].rpartition(" ")[2]
                 if word not in SPECIAL_WORDS:
                     rarest = min(rarest, score) if order == 1 else rarest
                     if word not in hotwords:
@@ -176,6 +196,15 @@ def write_with_hotwords(path: str | PathLike, target: str | PathLike, hotwords: 
                 file.writelines(f"{rarest:.7f}\t{word}\t0\n" for word in new)
                 new = []
             file.write(written)
+
+
+def _number(path: str | PathLike, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise LanguageModelError(
+            f"{path}: expected an n-gram model in the ARPA format, got {text.strip()[:40]!r} in place of a number"
+        ) from None
 
 
 def weights_file(path: str | PathLike) -> Path:
@@ -190,9 +219,12 @@ def read_weights(path: str | PathLike) -> dict[str, float]:
         return {}
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        return {name: float(values[name]) for name in ("lm_weight", "word_score")}
-    except (ValueError, KeyError, TypeError) as error:
+        weights = {name: float(values[name]) for name in ("lm_weight", "word_score")}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise LanguageModelError(f"{file}: expected the weights lm_weight and word_score ({error})") from None
+    if not all(math.isfinite(weight) for weight in weights.values()):
+        raise LanguageModelError(f"{file}: expected finite weights, got {weights}")
+    return weights
 
 
 def write_weights(path: str | PathLike, lm_weight: float, word_score: float) -> None:

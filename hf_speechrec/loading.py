@@ -8,24 +8,31 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     AutoModelForCTC,
+    PreTrainedConfig,
     PreTrainedModel,
     Wav2Vec2Processor,
     pipeline,
 )
 
 from .configuration_bilstm import BiLstmConfig
+from .configuration_resnet_bigru import ResNetBiGruConfig
+from .feature_extraction_log_mel import LogMelFeatureExtractor
+from .modeling_bilstm import BiLstmForAudioClassification
+from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .onnx_model import ENCODER_FILE, RECURRENCE_FILE, OnnxResNetBiGruForCTC
+from .text import TextNormalizer
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
 UNREAD = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*checkpoint-*"]
+MAX_LABELS = 1_000_000  # transformers makes a name for each that a config claims, before anything can be checked
 DEFAULT_RECOGNIZER = "an4"
 DEFAULT_CLASSIFIER = "speech-commands"
 
@@ -49,21 +56,80 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
             repo_id, name = name, snapshot_download(name, ignore_patterns=UNREAD)
             if not _has_weights(name):
                 name = snapshot_download(repo_id, allow_patterns=[ENCODER_FILE, RECURRENCE_FILE])
-        config = AutoConfig.from_pretrained(name)
-        _warn_of_unknown_keys(model, config)
-        if is_classifier(config):
-            return AutoModelForAudioClassification.from_pretrained(name), AutoFeatureExtractor.from_pretrained(name)
-        if Path(name, RECURRENCE_FILE).is_file() and not _has_weights(name):
-            return OnnxResNetBiGruForCTC(config, name), Wav2Vec2Processor.from_pretrained(name)
-        return AutoModelForCTC.from_pretrained(name), Wav2Vec2Processor.from_pretrained(name)
+        return _load_folder(model, name)
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HTTPError) as error:
         raise ModelError(f"{model}: the Hub cannot be reached, and it is not in the cache") from error
     except StrictDataclassError as error:  # its first line does not say what is wrong, its cause does
         raise ModelError(f"{model}: not a model that can be loaded ({error.__cause__})") from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # what lies in a folder ends transformers in an error of any kind
         raise ModelError(f"{model}: not a model that can be loaded ({first_line(error)})") from error
+
+
+def _load_folder(model: str | PathLike, folder: str) -> tuple[PreTrainedModel, Any]:
+    """Safetensors alone, and no code of its own: transformers would ask on a terminal whether to run it."""
+    labels, _ = PreTrainedConfig.get_config_dict(folder)
+    if int(labels.get("num_labels") or 0) > MAX_LABELS:
+        raise ValueError(f"expected at most {MAX_LABELS} labels, got {labels['num_labels']}")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _warn_of_unknown_keys(model, config)
+    network: PreTrainedModel
+    if is_classifier(config):
+        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        _check_fit(config, extractor, folder)
+        network = AutoModelForAudioClassification.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        return network, extractor
+    processor = Wav2Vec2Processor.from_pretrained(folder, trust_remote_code=False)
+    _check_fit(config, processor.feature_extractor, folder, processor.tokenizer)
+    if Path(folder, RECURRENCE_FILE).is_file() and not _has_weights(folder):
+        return OnnxResNetBiGruForCTC(config, folder), processor
+    network = AutoModelForCTC.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    return network, processor
+
+
+def _check_fit(config, extractor, folder: str, tokenizer: Any = None) -> None:
+    """
+    Whether the parts of a folder with a model of ours belong together. transformers would give memory to whatever a
+    config claims, draw at random what weights do not have, and the first recording would end in an error of torch's.
+    """
+    if not isinstance(config, ResNetBiGruConfig | BiLstmConfig):
+        return
+    if not isinstance(extractor, LogMelFeatureExtractor):
+        raise ValueError(f"expected a LogMelFeatureExtractor, got a {type(extractor).__name__}")
+    if isinstance(config, BiLstmConfig):
+        sizes = {"input_size": extractor.feature_size}
+    else:
+        sizes = {"num_mel_bins": extractor.feature_size, "hop_length": extractor.hop_length}
+        TextNormalizer(**(config.text_normalizer or {}))
+        _check_tokens(config, tokenizer)
+    for name, size in sizes.items():
+        if getattr(config, name) != size:
+            raise ValueError(f"expected {name} {size}, as the feature extractor has it, got {getattr(config, name)}")
+    if _has_weights(folder):
+        with torch.device("meta"):
+            if isinstance(config, BiLstmConfig):
+                _check_shapes(BiLstmForAudioClassification(config), folder)
+            else:
+                _check_shapes(ResNetBiGruForCTC(config), folder)
+
+
+def _check_tokens(config: ResNetBiGruConfig, tokenizer: Any) -> None:
+    for i in (*tokenizer.get_vocab().values(), tokenizer.word_delimiter_token_id):
+        if not (isinstance(i, int) and 0 <= i < config.vocab_size):
+            raise ValueError(f"expected tokens numbered 0 to {config.vocab_size - 1}, got {i!r}")
+    if tokenizer.pad_token_id != config.pad_token_id:
+        raise ValueError(f"expected the blank {config.pad_token_id}, got the tokenizer's {tokenizer.pad_token_id}")
+
+
+def _check_shapes(network: PreTrainedModel, folder: str) -> None:
+    stored: dict[str, list[int]] = {}
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            stored |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118  no dict
+    for name, tensor in network.state_dict().items():
+        if stored.get(name) != list(tensor.shape):
+            raise ValueError(f"expected weights {name} {list(tensor.shape)}, got {stored.get(name, 'none')}")
 
 
 def _has_weights(folder: str) -> bool:

@@ -77,7 +77,9 @@ def update_facts(folder: str | PathLike, *, anew: bool = False, **sections: dict
         for name, report in facts["evaluations"].items()
     }
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    Path(folder, FACTS).write_text(text, encoding="utf-8")
+    partial = Path(folder, f"_{FACTS}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(Path(folder, FACTS))  # in one step: a full disk or a kill does not take what was known
 
 
 def condition_name(corpus: str, split: str | None, gain_db: float = 0.0, noise_snr_db: float | None = None) -> str:

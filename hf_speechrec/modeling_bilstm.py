@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .configuration_bilstm import BiLstmConfig
+from .configuration_bilstm import MAX_LAYERS, BiLstmConfig
 from .modeling_sequence import lengths_from_mask, mask_from_lengths, reverse_by_length
 
 
@@ -145,18 +145,7 @@ class BiLstmForAudioClassification(PreTrainedModel):
         Raises:
             ValueError: for a file that is not a state dict, or one of another architecture (the tensor is named).
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes of any kind end torch's reader in an error of any kind
-            # torch's own message recommends to load a pickle that it has just refused.
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "a plain state dict is needed"
-            raise ValueError(f"{path}: not a state dict that can be read safely ({reason})") from None
-        if not isinstance(state, dict) or not all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
-        ):
-            raise ValueError(f"{path}: expected a state dict (names and tensors), got {type(state).__name__}")
+        state = _read_state_dict(path)
         for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc.weight"):
             if name not in state:
                 raise ValueError(f"{path}: expected a tensor {name}, got {', '.join(sorted(state)[:8]) or 'none'}")
@@ -165,18 +154,21 @@ class BiLstmForAudioClassification(PreTrainedModel):
         classes = state["fc.weight"].shape[0]
         if id2label is not None and len(id2label) != classes:
             raise ValueError(f"{path}: fc.weight has {classes} classes, expected as many names, got {len(id2label)}")
+        layers = sum(bool(re.fullmatch(r"lstm\.weight_ih_l\d+", name)) for name in state)
+        if layers > MAX_LAYERS:
+            raise ValueError(f"{path}: expected at most {MAX_LAYERS} layers, got {layers}")
         id2label = id2label or {i: f"LABEL_{i}" for i in range(classes)}
-        model = cls(
-            BiLstmConfig(
-                input_size=state["lstm.weight_ih_l0"].shape[1],
-                hidden_size=state["lstm.weight_hh_l0"].shape[1],
-                num_hidden_layers=sum(bool(re.fullmatch(r"lstm\.weight_ih_l\d+", name)) for name in state),
-                id2label=id2label,
-                label2id={name: i for i, name in id2label.items()},
-                pooling=pooling,
-                **kwargs,
-            )
+        config = BiLstmConfig(
+            input_size=state["lstm.weight_ih_l0"].shape[1],
+            hidden_size=state["lstm.weight_hh_l0"].shape[1],
+            num_hidden_layers=layers,
+            id2label=id2label,
+            label2id={name: i for i, name in id2label.items()},
+            pooling=pooling,
+            **kwargs,
         )
+        with torch.device("meta"):  # no memory before the shapes are known to fit
+            model = cls(config)
         expected = model.state_dict()
         for name in sorted(expected.keys() | state.keys()):
             if name not in state:
@@ -187,12 +179,34 @@ class BiLstmForAudioClassification(PreTrainedModel):
                 raise ValueError(
                     f"{path}: expected {name} of shape {tuple(expected[name].shape)}, got {tuple(state[name].shape)}"
                 )
-        model.load_state_dict(state)
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
         return model.eval()
 
     def save_state_dict_file(self, path: str | PathLike) -> None:
         """Write the weights as a plain PyTorch state dict of `lstm.*` and `fc.*`, for code without transformers."""
         torch.save({name: tensor.detach().cpu().clone() for name, tensor in self.state_dict().items()}, path)
+
+
+def _read_state_dict(path: str | PathLike) -> dict[str, torch.Tensor]:
+    """Names and tensors of a file of torch's, without unpickling anything else. Raises `ValueError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of any kind end torch's reader in an error of any kind
+        # torch's own message recommends to load a pickle that it has just refused.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "a plain state dict is needed"
+        raise ValueError(f"{path}: not a state dict that can be read safely ({reason})") from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
+        raise ValueError(f"{path}: expected a state dict (names and tensors), got {type(state).__name__}")
+    for name, tensor in state.items():
+        is_plain = tensor.layout == torch.strided and tensor.is_floating_point()
+        # Strides can make a matrix of any size of a single number.
+        if not is_plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: expected {name} to be a plain tensor of floats, got {tensor.dtype}")
+    return state
 
 
 __all__ = ["BiLstmForAudioClassification"]

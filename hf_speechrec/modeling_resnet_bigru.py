@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput
@@ -193,7 +194,7 @@ class ResNetBiGruForCTC(PreTrainedModel):
             given: CTC (Graves et al., 2006), and of both heads where there are labels for both.
         """
         lengths = lengths_from_mask(attention_mask, input_features)
-        hidden_states, lengths = self.encoder(input_features, lengths)
+        hidden_states, lengths = self.encode(input_features, lengths)
         if chunk_frames is None:
             chunk_frames, default_lookahead = self.draw_context()
             lookahead_frames = default_lookahead if lookahead_frames is None else lookahead_frames
@@ -216,6 +217,20 @@ class ResNetBiGruForCTC(PreTrainedModel):
             loss = loss.lerp(phone_loss, self.config.phone_loss_weight)
         output = PhoneticCTCOutput(loss=loss, logits=logits, phone_logits=phone_logits)
         return output.to_tuple() if return_dict is False else output
+
+    def encode(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the encoder makes of a batch, see `ResNetEncoder.forward`."""
+        if torch.is_grad_enabled() or input_features.device.type != "cpu":
+            return self.encoder(input_features, lengths)
+        # Row by row a CPU is as quick, spares the padding, and holds the maps of one utterance rather than of all.
+        rows = [
+            self.encoder(features[None, : max(1, int(length))], length[None])
+            for features, length in zip(input_features, lengths, strict=True)
+        ]
+        hidden_states = pad_sequence([row[0] for row, _ in rows], batch_first=True)
+        frames = -(-input_features.shape[1] // self.config.time_reduction)
+        missing = frames - hidden_states.shape[1]
+        return nn.functional.pad(hidden_states, (0, 0, 0, missing)), torch.cat([length for _, length in rows])
 
     def draw_context(self) -> tuple[int, int]:
         """Chunk and look-ahead where the caller leaves them open: the config's, random ones in training."""

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_lexicon(path: str | PathLike) -> Lexicon:
                 ways = lexicon.setdefault(re.sub(r"\(\d+\)$", "", word), [])
                 if phones not in ways:
                     ways.append(phones)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise LexiconError(f"{path}: not a lexicon that can be read ({error})") from None
     if not lexicon:
         raise LexiconError(f"{path}: expected words and their phones, got none")

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import reprlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from .augmentation import Augmentation
 from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
+from .loading import first_line
 from .model_card import WORDS
 from .text import TextNormalizer
+
+short = reprlib.Repr()  # for messages: YAML's references can make a value that is endless when it is written out
+short.maxlevel = 2
 
 CONFIGS = {"ctc": ResNetBiGruConfig, "classification": BiLstmConfig}
 
@@ -99,9 +104,9 @@ class Recipe:
                     setattr(self, section, {})
                 continue
             if not isinstance(values, dict):
-                raise ValueError(f"expected {section} to be a section (names and values), got {values!r}")
+                raise ValueError(f"expected {section} to be a section (names and values), got {short.repr(values)}")
             names = known.get(section, set(values))  # `training_arguments` looks after its own
-            if unknown := sorted(set(values) - names):
+            if unknown := sorted(map(str, set(values) - names)):
                 raise ValueError(
                     f"the section {section} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}"
                 )
@@ -128,8 +133,9 @@ class Recipe:
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: not a recipe that can be read ({str(error).splitlines()[0]})") from None
+        # ValueError: not UTF-8, or the 99th of a month; RecursionError: brackets within brackets.
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"{path}: not a recipe that can be read ({first_line(error)})") from None
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a recipe (YAML keys and values), got {type(values).__name__}")
         for name, value in (overrides or {}).items():
@@ -139,10 +145,13 @@ class Recipe:
             else:
                 values[section] = value
         known = {f.name for f in fields(cls)} - {"folder"}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(map(str, set(values) - known)):
             raise ValueError(f"{path}: a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         if not values.get("corpus"):
             raise ValueError(f"{path}: expected a corpus, the recipe names none")
+        for name in ("corpus", "task", "train_split", "model_name_or_path", "vocabulary", "lexicon"):
+            if not isinstance(values.get(name), str | None):
+                raise ValueError(f"{path}: expected {name} to be text, got {short.repr(values[name])}")
         try:
             return cls(**values, folder=Path(path).parent)
         except ValueError as error:
@@ -162,5 +171,8 @@ def split_recipe_options(arguments: list[str]) -> tuple[dict, list[str]]:
         given = value if equals else next(remaining, None)
         if given is None:
             raise ValueError(f"{name}: expected a value")
-        options[key] = yaml.safe_load(given)
+        try:
+            options[key] = yaml.safe_load(given)
+        except (ValueError, yaml.YAMLError, RecursionError):
+            raise ValueError(f"{name}: expected a YAML value, got {given!r}") from None
     return options, rest

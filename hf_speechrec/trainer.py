@@ -1,19 +1,23 @@
 """transformers' Trainer for speech: its arguments, an order that survives a resume, whole checkpoints, the plot."""
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from safetensors import SafetensorError, safe_open
+from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
@@ -24,6 +28,8 @@ from .model_card import FACTS, render_model_card, update_facts
 logger = logging.getLogger(__name__)
 
 PARTIAL = "_partial"  # where a checkpoint is written before it gets its name; the Hub is never given a "_*"
+RESUMED = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt")  # what a run goes on from
+MOST_SKIPPED_STEPS = 20  # in a row; float16, which the default never is, looks for its scale in fewer
 
 
 def training_arguments(
@@ -82,15 +88,16 @@ def training_arguments(
 
 class EpochSampler(LengthGroupedSampler):
     """
-    Batches of utterances of similar length, in an order that follows from seed and epoch alone; in the first epoch from
-    the shortest to the longest where the trainer asks for it.
+    Batches of utterances of similar length, in an order that follows from seed, epoch and the size of a step alone, in
+    however many processes; in the first epoch from the shortest to the longest where the trainer asks for it.
 
     transformers draws it from the global generator. A run resumed in mid-epoch would then see some utterances twice
     and others never, and so would the processes of a distributed run, whose generators drift apart.
     """
 
     def __init__(self, sampler: LengthGroupedSampler, trainer: "SpeechTrainer"):
-        super().__init__(sampler.batch_size, lengths=list(sampler.lengths), generator=torch.Generator())
+        step_size = sampler.batch_size * trainer.args.world_size  # a process takes every so-manieth batch
+        super().__init__(step_size, lengths=list(sampler.lengths), generator=torch.Generator())
         self.trainer = trainer
 
     def __iter__(self):
@@ -111,16 +118,108 @@ class CollatorEpoch(TrainerCallback):
         self.collator.epoch.fill_(int(state.epoch or 0))
 
 
+class FiniteSteps(TrainerCallback):
+    """
+    Leaves out a step whose gradient is not finite, which would make every weight NaN, in all processes alike. Each is
+    named, and counted in the state's history; `MOST_SKIPPED_STEPS` in a row end the run with a `ValueError`.
+    """
+
+    def __init__(self):
+        self.in_a_row = 0
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if torch.nn.utils.get_total_norm(gradients).isfinite():
+            self.in_a_row = 0
+            return
+        step = state.global_step + 1
+        self.in_a_row += 1
+        if self.in_a_row == MOST_SKIPPED_STEPS:
+            raise ValueError(
+                f"step {step}: expected a finite loss and gradient, got none in {self.in_a_row} steps in a row; try a "
+                "smaller --learning_rate (--model-name-or-path CHECKPOINT starts from what was saved)"
+            )
+        logger.warning("Step %d is left out: its loss or gradient is not finite", step)
+        state.log_history.append({"epoch": state.epoch, "step": step, "skipped_steps": 1})
+        model.zero_grad()  # without a gradient the optimizer leaves weights and averages as they are
+
+
+class Termination(TrainerCallback):
+    """
+    What a cluster sends before it kills, SIGTERM, lets a run end well: after the step, or the batch of an evaluation,
+    that is going on, a checkpoint is saved, and `SystemExit(143)` follows (128 and the number of the signal). In a
+    distributed run it is enough that one process was told.
+    """
+
+    def __init__(self, trainer: "SpeechTrainer"):
+        self.trainer = trainer
+        self.is_told = False
+        self.is_ending = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """While a run trains; before and after it the signal ends a process at once. Python allows it one thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._be_told)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _be_told(self, *_) -> None:
+        self.is_told = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._is_agreed(args):
+            control.should_save, control.should_evaluate = True, False
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.trainer.is_in_train and self._is_agreed(args):
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            self.on_save(args, state, control)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.is_ending:
+            logger.warning("Terminated, step %d is saved: --resume_from_checkpoint true goes on", state.global_step)
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _is_agreed(self, args) -> bool:
+        """Whether any process was told: if one went by itself, the others would wait for it."""
+        self.is_ending = self.is_told
+        if args.world_size > 1:
+            told = torch.tensor(int(self.is_told), device=args.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            self.is_ending = bool(told)
+        return self.is_ending
+
+
 class SpeechTrainer(Trainer):
     """
-    transformers' Trainer, but a checkpoint appears under its name only when it is whole, and the order of the
-    utterances does not depend on where a run was broken. It takes `shortest_first` beside transformers' arguments: the
-    first epoch goes from the shortest to the longest utterance.
+    transformers' Trainer, but a checkpoint appears under its name only when it is whole, the order of the utterances
+    does not depend on where a run was broken, and neither a loss of NaN nor a SIGTERM costs it (see `FiniteSteps` and
+    `Termination`). It takes `shortest_first` beside transformers' arguments: the first epoch goes from the shortest to
+    the longest utterance.
     """
 
     def __init__(self, *args, shortest_first: bool = False, **kwargs):
         self.shortest_first = shortest_first
         super().__init__(*args, **kwargs)
+        self.termination = Termination(self)
+        self.add_callback(self.termination)
+        self.add_callback(FiniteSteps())
+
+    def train(self, *args, **kwargs):
+        with self.termination.handled():
+            return super().train(*args, **kwargs)
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """A run that was broken off after its last step takes no further one, which transformers' would."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -210,17 +309,19 @@ class SpeechTrainer(Trainer):
         output_dir = Path(super()._get_output_dir(trial))
         final = output_dir / f"checkpoint-{self.state.global_step}"
         partial = output_dir / PARTIAL / final.name
-        self._is_saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._is_saving = False
-        if self.state.best_model_checkpoint == str(partial):
-            self.state.best_model_checkpoint = str(final)
-        self.accelerator.wait_for_everyone()
+        with whole_or_nothing(output_dir, final.name):
+            self._is_saving = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._is_saving = False
+            if self.state.best_model_checkpoint == str(partial):
+                self.state.best_model_checkpoint = str(final)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(partial / "trainer_state.json"))
+                _publish(partial, final)
         if self.args.should_save:
-            self.state.save_to_json(str(partial / "trainer_state.json"))
-            _publish(partial, final)
             rotate_checkpoints(
                 output_dir=str(output_dir),
                 save_total_limit=self.args.save_total_limit,
@@ -228,8 +329,23 @@ class SpeechTrainer(Trainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and not self.termination.is_ending:
             self._push_from_checkpoint(str(final))
+
+
+@contextlib.contextmanager
+def whole_or_nothing(output_dir: Path, name: str) -> Iterator[None]:
+    """
+    Of what cannot be written (a full disk) nothing is left, so that there is room again; safetensors and torch have
+    errors of their own, which become an `OSError` that names it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(output_dir).free / 2**20
+        shutil.rmtree(output_dir / PARTIAL, ignore_errors=True)
+        reason = f"{free:.1f} MiB are free there; {first_line(error)}"
+        raise OSError(f"{output_dir}: {name} cannot be written ({reason})") from error
 
 
 def _publish(partial: Path, final: Path) -> None:
@@ -238,37 +354,73 @@ def _publish(partial: Path, final: Path) -> None:
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    partial.replace(final)
+    if final.exists():  # of an earlier run: never half deleted under its name
+        replaced = partial.with_name(f"{final.name}-replaced")
+        final.replace(replaced)
+        partial.replace(final)
+        shutil.rmtree(replaced)
+    else:
+        partial.replace(final)
 
 
 def checkpoint_to_resume(args: TrainingArguments, output_dir: Path) -> str | None:
-    """`--resume_from_checkpoint` takes a folder, or "true" for the newest whole checkpoint of the output folder."""
+    """
+    `--resume_from_checkpoint` takes a folder, or "true" for the newest checkpoint of the output folder. One that lacks
+    a file (deleting or copying it was interrupted) is passed over.
+    """
     wanted = args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", "no", "0"):
         return None
     if str(wanted).lower() not in ("true", "yes", "1", "last"):
         if not Path(wanted, "trainer_state.json").exists():
             raise ValueError(f"{wanted}: expected a checkpoint folder to resume from (with a trainer_state.json)")
-        return str(wanted)
+        return _checked(Path(wanted))
     numbered = [path for path in output_dir.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    if not numbered:
-        logger.warning("%s: no checkpoint to resume from yet, starting anew", output_dir)
-        return None
-    return str(max(numbered, key=lambda path: int(path.name.partition("-")[2])))
+    for path in sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
+        missing = [name for name in RESUMED if not (path / name).exists()]
+        if not missing:
+            return _checked(path)
+        logger.warning("%s: passed over, it has no %s", path, ", ".join(missing))
+    logger.warning("%s: no checkpoint to resume from yet, starting anew", output_dir)
+    return None
+
+
+def _checked(checkpoint: Path) -> str:
+    """
+    A checkpoint whose files transformers can read as it does: safetensors, JSON, and tensors without a pickle of
+    anything else. (Of `training_args.bin`, a pickle, it reads nothing.) Raises `ValueError` that names the file.
+    """
+    files = [checkpoint / name for name in ("trainer_state.json", "model.safetensors")]
+    for file in [*files, *sorted(checkpoint.glob("*.pt")), *sorted(checkpoint.glob("*.pth"))]:
+        try:
+            if file.suffix == ".json":
+                TrainerState.load_from_json(str(file))
+            elif file.suffix == ".safetensors":
+                safe_open(file, "pt")
+            else:
+                with safe_globals():
+                    torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # bytes of any kind end torch's reader in an error of any kind
+            # torch's own message is long, and recommends to load a pickle that it has just refused.
+            reason = f" ({first_line(error)})" if isinstance(error, OSError) else ""
+            raise ValueError(
+                f"{checkpoint}: expected a checkpoint folder to resume from, but its {file.name} cannot be read "
+                f"safely{reason}"
+            ) from None
+    return str(checkpoint)
 
 
 def save_run(trainer: SpeechTrainer, output_dir: Path, metrics: dict[str, float]) -> None:
     partial = output_dir / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial), _internal_call=True)  # without a push of its own
-    trainer.state.save_to_json(str(partial / "trainer_state.json"))
-    (partial / "all_results.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-    plot_history(trainer.state.log_history, partial / "training.png")
-    for file in sorted(partial.iterdir()):
-        file.replace(output_dir / file.name)
-    partial.rmdir()
+    with whole_or_nothing(output_dir, "the model"):
+        trainer.save_model(str(partial), _internal_call=True)  # without a push of its own
+        trainer.state.save_to_json(str(partial / "trainer_state.json"))
+        (partial / "all_results.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+        plot_history(trainer.state.log_history, partial / "training.png")
+        for file in sorted(partial.iterdir()):
+            file.replace(output_dir / file.name)
+        partial.rmdir()
     trainer.create_model_card()
 
 

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 
 from .augmentation import Augmentation
+from .collator import SpeechCollator
 from .corpora import read_corpus
 from .corpus_rows import CorpusError, select_speakers, split_held_out
 from .hub_corpora import is_hub_dataset
@@ -20,7 +22,7 @@ from .labelled_corpora import read_labelled_corpus
 from .model_card import command_line, update_facts
 from .pronunciation import LEXICON
 from .recipe import Recipe
-from .trainer import CollatorEpoch, SpeechTrainer, checkpoint_to_resume, save_run, training_arguments
+from .trainer import PARTIAL, CollatorEpoch, SpeechTrainer, checkpoint_to_resume, save_run, training_arguments
 from .training_classifier import classifier_parts
 from .training_parts import TrainingParts
 from .training_recognizer import recognizer_parts
@@ -45,7 +47,10 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         The folder of the trained model, with `all_results.json` and `training.png` beside the weights.
 
     Raises:
-        ValueError: for a recipe, corpus or argument that cannot be used.
+        ValueError: for a recipe, corpus or argument that cannot be used, a loss that stays NaN, or recordings that have
+            gone away.
+        OSError: where the folder cannot be written; its checkpoints are whole.
+        SystemExit: 143 after a SIGTERM, with the run saved.
     """
     if recipe.held_out in (None, "", "none", 0):  # nothing to choose by: the last weights are kept
         arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
@@ -95,14 +100,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
             args.device,
         )
         _begin_folder(output_dir, recipe, args, parts)
-    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, output_dir))
-    metrics = {**result.metrics, **size, "seed": args.seed}
-    if size:
-        heard = 3600 * size["train_hours"] * result.metrics["epoch"]
-        metrics["audio_seconds_per_second"] = heard / result.metrics["train_runtime"]
-    if parts.data_collator.unreadable:
-        metrics["unreadable_files"] = len(parts.data_collator.unreadable)
-        logger.warning("%d files could not be read while training", len(parts.data_collator.unreadable))
+    metrics = _run(trainer, parts.data_collator, size, checkpoint_to_resume(args, output_dir)) | {"seed": args.seed}
     if eval_set is not None:
         metrics.update(trainer.evaluate())
         if parts.finish is not None:
@@ -116,8 +114,32 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     return output_dir
 
 
+def _run(
+    trainer: SpeechTrainer, collator: SpeechCollator, size: dict[str, float], checkpoint: str | None
+) -> dict[str, float]:
+    """Train, from a checkpoint on where there is one; returns what can be said of it."""
+    epoch_before = 0.0
+    if checkpoint is not None:
+        epoch_before = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json"))).epoch or 0.0
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = {**result.metrics, **size}
+    epochs = result.metrics["epoch"] - epoch_before
+    if not epochs:
+        del metrics["train_loss"]  # the mean of nothing
+    elif size:
+        metrics["audio_seconds_per_second"] = 3600 * size["train_hours"] * epochs / result.metrics["train_runtime"]
+    if failed_reads := int(collator.failed_reads):
+        metrics["failed_reads"] = failed_reads
+        logger.warning("%d times a file could not be read while training", failed_reads)
+    if skipped := sum("skipped_steps" in entry for entry in trainer.state.log_history):
+        metrics["skipped_steps"] = skipped
+        logger.warning("%d steps were left out: their loss or gradient was not finite", skipped)
+    return metrics
+
+
 def _begin_folder(output_dir: Path, recipe: Recipe, args, parts: TrainingParts) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(output_dir / PARTIAL, ignore_errors=True)  # of a run that was killed
     update_facts(output_dir, anew=True, card=recipe.card, training=_facts(args))
     for name in ("confusion_matrix.png", LEXICON):  # of what is about to be replaced
         (output_dir / name).unlink(missing_ok=True)

@@ -48,6 +48,14 @@ def test_times_never_go_back(tokenizer):
     assert times[-1] <= 200 * FRAME + 1e-6
 
 
+@pytest.mark.parametrize("text", ["|A", "A|", "A|| |A"])
+def test_a_delimiter_without_a_word_is_no_word(tokenizer, text):
+    """A vocabulary may write it, a normalised text never does."""
+    words = align(spoken(tokenizer, "|-A|-|-|-A|-|--"), text, tokenizer, FRAME)
+    assert {word.word for word in words} == {"A"}
+    assert len(words) == text.count("A")
+
+
 def test_word_pieces_are_aligned_too():
     tokenizer = tokenizer_from_pieces(["A", "B", "AB"])
     log_probs = torch.full((8, 6), -10.0)

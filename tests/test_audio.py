@@ -7,7 +7,17 @@ import pytest
 import soundfile
 from conftest import RATE
 
-from hf_speechrec.audio import SUFFIXES, AudioError, audio_blocks, audio_duration, prepare_waveform, read_audio
+from hf_speechrec.audio import (
+    FILTER_VALUES,
+    SUFFIXES,
+    AudioError,
+    StreamResampler,
+    audio_blocks,
+    audio_duration,
+    prepare_waveform,
+    read_audio,
+    steps,
+)
 
 
 def tone(hertz: float, rate: int = RATE, seconds: float = 1.0) -> np.ndarray:
@@ -50,6 +60,29 @@ def test_lossy_formats_keep_the_signal(tmp_path, name, container, codec):
     assert audio_duration(tmp_path / name) == pytest.approx(2, rel=0.01)
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_an_mp3_without_a_tag_is_read_from_memory_as_from_its_file(tmp_path, rate):
+    soundfile.write(tmp_path / "a.mp3", tone(440, rate), rate)
+    content = (tmp_path / "a.mp3").read_bytes()
+    assert content[0] == 0xFF  # a frame of sound, no tag
+    np.testing.assert_array_equal(read_audio(content, RATE), read_audio(tmp_path / "a.mp3", RATE))
+    assert audio_duration({"bytes": content, "path": None}) == audio_duration(tmp_path / "a.mp3")
+
+
+def without_its_length(flac: bytes) -> bytes:
+    """What an encoder leaves that has written into a pipe: no number of samples in the header."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
+def test_a_flac_from_a_pipe_is_read_and_measured(tmp_path, an4_files):
+    path = tmp_path / "piped.flac"
+    path.write_bytes(without_its_length(an4_files[0].read_bytes()))
+    expected = read_audio(an4_files[0], RATE)
+    np.testing.assert_array_equal(read_audio(path, RATE), expected)
+    np.testing.assert_array_equal(np.concatenate(list(audio_blocks(path, RATE))), expected)
+    assert audio_duration(path) == len(expected) / RATE
+
+
 @pytest.mark.parametrize("byte_order", ["01", "10"])
 def test_a_sphere_file_in_either_byte_order(tmp_path, speech, write_sphere, byte_order):
     write_sphere(tmp_path / "a.sph", speech, byte_order=byte_order)
@@ -89,6 +122,38 @@ def test_a_sine_keeps_its_frequency_length_and_loudness_at_any_rate(tmp_path, ra
 def test_what_the_model_cannot_hear_does_not_fold_into_what_it_can(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(20_000, 96_000), 96_000)
     assert loudness(read_audio(tmp_path / "a.wav", RATE)) < 0.001
+
+
+@pytest.mark.parametrize("rate", [7_999, 11_127, 16_001, 44_101, 700_001])
+def test_a_rate_that_has_little_in_common_with_the_models_costs_no_memory(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", tone(1000, rate, seconds=2), rate)
+    before, after = steps(rate, RATE)
+    assert before * after <= FILTER_VALUES  # for 44101 Hz the exact ones would take 6 GB
+    assert before / after == pytest.approx(rate / RATE, rel=2e-4)
+    read = read_audio(tmp_path / "a.wav", RATE)
+    assert len(read) == pytest.approx(2 * RATE, rel=2e-4)
+    assert strongest_frequency(read) == pytest.approx(1000, abs=1)
+    np.testing.assert_allclose(np.concatenate(list(audio_blocks(tmp_path / "a.wav", RATE))), read, atol=1e-6)
+    resampler = StreamResampler(rate, RATE)
+    pieces = [resampler.feed(piece) for piece in np.array_split(tone(1000, rate, seconds=2), 9)]
+    assert len(np.concatenate([*pieces, resampler.flush()])) == len(read)
+
+
+@pytest.mark.parametrize("rate", [22_050, 32_000, 44_056, 48_000, 192_000])
+def test_usual_rates_are_resampled_exactly(rate):
+    before, after = steps(rate, RATE)
+    assert before * RATE == after * rate or rate == 44_056
+    assert before / after == pytest.approx(rate / RATE, rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2_000_000_000])
+def test_a_rate_that_nobody_records_at_is_an_error(tmp_path, rate):
+    content = bytearray(wave_bytes(tone(440)))
+    content[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    for read in (lambda path: read_audio(path, RATE), audio_duration, lambda path: next(audio_blocks(path, RATE))):
+        with pytest.raises(AudioError, match=rf"a\.wav: expected a sampling rate of 1000 to 768000 Hz, got {rate} Hz"):
+            read(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("channels", [2, 8])
@@ -198,6 +263,18 @@ def test_what_holds_no_audio_is_an_error_of_reading_and_of_measuring(tmp_path, r
 def test_a_row_without_audio_is_an_error(row):
     with pytest.raises(AudioError, match=r"^audio: expected a recording, got none$"):
         read_audio(row, RATE)
+
+
+def test_no_more_is_read_than_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.audio.BLOCK_SECONDS", 1.0)
+    soundfile.write(tmp_path / "a.flac", tone(440, seconds=4.5), RATE)
+    content = (tmp_path / "a.flac").read_bytes()
+    assert len(read_audio(content, RATE, max_seconds=4.5)) == 4.5 * RATE
+    cut = content[: len(content) // 2]  # would be an error if it were read to its end
+    with pytest.raises(AudioError, match=r"^audio: expected at most 0\.5 s, got more$"):
+        read_audio(cut, RATE, max_seconds=0.5)
+    with pytest.raises(AudioError, match="not audio that can be read"):
+        read_audio(cut, RATE)
 
 
 def test_bad_bytes_are_named_by_their_row():

@@ -61,7 +61,7 @@ def test_bad_files_are_reported_in_their_place_and_the_others_are_classified(loa
     results = list(classify([good, tmp_path / "notes.wav", tmp_path / "long.wav", good], loaded))
     assert [len(result.labels) for result in results] == [3, 0, 0, 3]
     assert "notes.wav" in results[1].error
-    assert results[2].error == f"{tmp_path}/long.wav: expected a command of at most 30 s, got 601.0 s"
+    assert results[2].error == f"{tmp_path}/long.wav: expected at most 30 s, got more"
     assert [result.error for result in results[::3]] == [None, None]
 
 

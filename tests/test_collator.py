@@ -8,9 +8,9 @@ import torch
 from conftest import RATE
 
 from hf_speechrec import LogMelFeatureExtractor
-from hf_speechrec.audio import read_audio
+from hf_speechrec.audio import AudioError, read_audio
 from hf_speechrec.augmentation import Augmentation
-from hf_speechrec.collator import AudioClassificationCollator, CTCCollator
+from hf_speechrec.collator import MOST_FAILED_READS, AudioClassificationCollator, CTCCollator
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.pronunciation import phone_ids
@@ -226,7 +226,7 @@ def test_an_unreadable_file_is_counted_each_time_and_named_once(collator, spoile
     for _ in range(3):
         collator(spoiled)
     ((message, count),) = collator.unreadable.items()
-    assert count == 3
+    assert count == int(collator.failed_reads) == 3
     assert message.startswith(spoiled[3]["path"])
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -237,6 +237,14 @@ def test_a_batch_of_nothing_readable_still_has_its_shape(collator, spoiled):
     batch = collator([spoiled[3], spoiled[3]])
     assert batch["input_features"].shape == (2, 10, 80)
     assert batch["labels"].shape == (2, 0)
+
+
+def test_many_recordings_in_a_row_that_cannot_be_read_are_an_error(collator, spoiled):
+    bad = spoiled[3]
+    collator([bad] * (MOST_FAILED_READS - 1))
+    collator([spoiled[0], *[bad] * (MOST_FAILED_READS - 1)])  # one that can be read among them
+    with pytest.raises(AudioError, match=rf"letter\.wav: .*; with it {MOST_FAILED_READS} recordings in a row"):
+        collator([bad])
 
 
 def test_an_unreadable_file_may_be_augmented(processor, spoiled):

@@ -16,6 +16,7 @@ from hf_speechrec import corpora
 from hf_speechrec.audio import audio_duration, read_audio
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.corpus_rows import CorpusError
+from hf_speechrec.labelled_corpora import read_labelled_corpus
 
 FEATURES = datasets.Features(
     {name: datasets.Value("string") for name in ("path", "text", "speaker")} | {"duration": datasets.Value("float64")}
@@ -63,6 +64,17 @@ def test_a_split_is_one_of_several_librispeech_subsets(tmp_path, librispeech):
     assert read_corpus(tmp_path, "test-clean")["speaker"][:] == ["4088"]
     assert len(read_corpus(tmp_path, "dev-clean")) == 3
     assert len(read_corpus(tmp_path)) == 4
+
+
+def test_several_librispeech_subsets_are_joined(tmp_path, librispeech):
+    for name in ("train-clean-100", "train-clean-360", "dev-clean"):
+        shutil.copytree(librispeech, tmp_path / name)
+    corpus = read_corpus(tmp_path, "train-clean-100+train-clean-360")
+    assert [Path(path).relative_to(tmp_path).parts[0] for path in corpus["path"]] == (
+        ["train-clean-100"] * 3 + ["train-clean-360"] * 3
+    )
+    with pytest.raises(CorpusError, match="train-other-500"):
+        read_corpus(tmp_path, "train-clean-100+train-other-500")
 
 
 def test_librispeech_rows_without_audio_or_text_are_named(tmp_path, librispeech, caplog):
@@ -262,6 +274,38 @@ def test_bad_rows_are_counted_and_named_and_do_not_end_the_reading(tmp_path, cap
         assert f"m.jsonl:{line}: {reason}" in message
     assert f"{tmp_path / 'missing.wav'}: no such file" in message
     assert message.endswith("… and 3 more")
+
+
+@pytest.mark.parametrize("read", [read_corpus, read_labelled_corpus])
+def test_rows_that_no_file_should_have_are_left_out_and_the_others_stay(tmp_path, an4_files, caplog, read):
+    good = {"path": str(an4_files[0].resolve()), "text": "ONE", "label": "one"}
+    bad = [
+        "[" * 100_000,
+        "9" * 5_000,
+        *(json.dumps(good | {key: value}) for key in ("path", "text", "label") for value in ("a\0", "\ud800")),
+        json.dumps(good | {"path": "a" * 5_000}),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(good), *bad, json.dumps(good)]))
+    dataset = read(tmp_path / "rows.jsonl")
+    used = "text" if read is read_corpus else "label"
+    assert dataset[used] == [good[used]] * 4  # of the bad ones two have it in the other's column
+    assert "rows.jsonl: left out 7 of 11 rows" in caplog.text
+
+
+def test_a_name_with_a_line_break_is_said_in_one_line(tmp_path):
+    (tmp_path / "rows.csv").write_text('path,text\n"a\n\x1b[2Jb.wav",ONE\n')
+    with pytest.raises(CorpusError) as error:
+        read_corpus(tmp_path / "rows.csv")
+    assert str(error.value).endswith("a\\n\\x1b[2Jb.wav: no such file)")
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "a\0b", "a" * 5_000])
+def test_an_odd_name_in_a_list_of_an4_is_a_bad_row(tmp_path, an4, caplog, name):
+    shutil.copytree(an4, tmp_path / "an4")
+    fileids = tmp_path / "an4/etc/an4_test.fileids"
+    fileids.write_text(f"{fileids.read_text()}\n{name}\n")
+    assert len(read_corpus(tmp_path / "an4", "test")) == 8
+    assert "left out 1 of 9 rows" in caplog.text
 
 
 def test_bad_rows_of_a_csv_are_named_by_their_line(tmp_path, caplog):

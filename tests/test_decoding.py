@@ -110,6 +110,11 @@ def test_a_broken_file_is_said(tokenizer, arpa, tmp_path, capfd):
     (tmp_path / "cut.arpa").write_text("\n".join(lines[: len(lines) // 2]))
     with pytest.raises(LanguageModelError, match="not an n-gram model that KenLM can read"):
         BeamSearchDecoder(tokenizer, tmp_path / "cut.arpa")
+    (tmp_path / "repeated.arpa").write_text(
+        "\n".join(line for line in lines for _ in range(40 if "\tRED\t" in line else 1))
+    )
+    with pytest.raises(LanguageModelError, match="not an n-gram model that KenLM can read"):
+        BeamSearchDecoder(tokenizer, tmp_path / "repeated.arpa")
     assert capfd.readouterr().err == ""
 
 

@@ -240,3 +240,22 @@ def test_sizes_that_do_not_fit_are_an_error():
     for name in ("feature_mean", "feature_std"):
         with pytest.raises(ValueError, match=f"expected 80 values in {name}, one a mel bin, got 3"):
             LogMelFeatureExtractor(**{name: [1.0, 2.0, 3.0]})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"feature_size": 0}, "expected feature_size to be a whole number from 1 to 1024, got 0"),
+        ({"sampling_rate": 16_000.0}, "expected sampling_rate to be a whole number"),
+        ({"sampling_rate": 7}, "expected sampling_rate to be a whole number from 1000 to 768000, got 7"),
+        ({"win_length": 400.5}, "expected win_length to be a whole number"),
+        ({"padding_value": float("nan")}, "expected a finite padding_value, got nan"),
+        ({"hop_length": -160}, "expected hop_length to be a whole number"),
+        ({"n_fft": 10**9}, "expected n_fft to be a whole number from 1 to 16384, got 1000000000"),
+        ({"feature_mean": [float("nan")] * 80}, "expected finite values in feature_mean"),
+        ({"feature_std": [0.0] * 80}, "expected values above 0 in feature_std, got 0.0"),
+    ],
+)
+def test_sizes_and_figures_that_no_model_has_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        LogMelFeatureExtractor(**values)

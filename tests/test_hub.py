@@ -652,6 +652,31 @@ def test_a_key_of_the_wrong_type_or_range_is_one_line(reconfigured, name, values
     assert next(iter(values)) in line
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("an4", {"num_hidden_layers": 4}, "expected weights .* got none"),  # transformers would draw them at random
+        ("an4", {"hidden_size": 1_000_000}, r"expected weights .* \[.*1000000.*, got \["),
+        ("an4", {"num_hidden_layers": 10**9}, "expected num_hidden_layers to be at most 100"),
+        ("an4", {"num_mel_bins": 40}, "expected num_mel_bins 80, as the feature extractor has it, got 40"),
+        ("an4", {"hop_length": 320}, "expected hop_length 160, as the feature extractor has it, got 320"),
+        ("an4", {"vocab_size": 20}, "expected tokens numbered 0 to 19, got 20"),
+        ("an4", {"text_normalizer": {"case": "sideways"}}, "sideways"),
+        ("speech-commands", {"num_hidden_layers": 101}, "expected num_hidden_layers to be at most 100"),
+        (
+            "speech-commands",
+            {"num_labels": 10**12, "id2label": None, "label2id": None},
+            "expected at most 1000000 labels",
+        ),
+    ],
+)
+def test_a_config_that_does_not_fit_its_folder_is_one_line_and_takes_no_memory(reconfigured, name, values, message):
+    folder = reconfigured(name, **values)
+    with pytest.raises(ModelError, match=rf"not a model that can be loaded \(.*{message}") as error:
+        load_model(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_checkpoint_older_than_a_key_has_its_default(reconfigured, speech):
     keys = ("chunk_frames", "lookahead_frames", "chunked_training_probability", "share_block_layers", "hidden_dropout")
     folder = reconfigured("an4", **dict.fromkeys(keys))

@@ -70,6 +70,17 @@ def test_it_is_pruned_until_it_fits(tmp_path):
     assert not (tmp_path / "none.arpa").exists()
 
 
+def test_words_that_cannot_be_recognised_are_unknown(tmp_path):
+    kenlm = pytest.importorskip("kenlm")
+    stats = build_language_model(TEXTS, tmp_path / "lm.arpa", vocabulary={"GO", "LEFT", "NOW"})
+    assert (stats["sentences"], stats["words"], stats["vocabulary"]) == (15, 36, 3)
+    assert sorted(read_words(tmp_path / "lm.arpa")) == ["GO", "LEFT", "NOW"]
+    model = kenlm.Model(str(tmp_path / "lm.arpa"))
+    assert model.score("GO STOP", eos=False) == model.score("GO RIGHT", eos=False) < model.score("GO LEFT", eos=False)
+    with pytest.raises(LanguageModelError, match="none of its words is in the lexicon"):
+        build_language_model(TEXTS, tmp_path / "lm.arpa", vocabulary={"XERXES"})
+
+
 def test_all_but_hotwords_fall_wherever_they_stand_last(arpa, tmp_path):
     write_with_hotwords(arpa, tmp_path / "hot.arpa", ["RIGHT", "XERXES"], bonus=3)
     before, after = ngrams(arpa), ngrams(tmp_path / "hot.arpa")
@@ -125,6 +136,33 @@ def test_a_broken_archive_is_said(tmp_path, arpa):
     (tmp_path / "cut.arpa.gz").write_bytes(packed[:40])
     with pytest.raises(LanguageModelError, match="ARPA format"):
         read_words(tmp_path / "cut.arpa.gz")
+
+
+def test_what_is_no_number_is_said(tmp_path, arpa):
+    content = arpa.read_text(encoding="utf-8")
+    for old, new in (("ngram 1=", "ngram 1=x"), ("\tGO\t", "x\tGO\t")):
+        (tmp_path / "x.arpa").write_text(content.replace(old, new, 1), encoding="utf-8")
+        with pytest.raises(
+            LanguageModelError, match=r"x\.arpa: expected .* ARPA format, got '.*x.*' in place of a number"
+        ):
+            write_with_hotwords(tmp_path / "x.arpa", tmp_path / "y.arpa", ["XERXES"], bonus=3)
+
+
+def test_an_archive_with_a_flaw_inside_is_said(tmp_path, arpa):
+    packed = bytearray(gzip.compress(arpa.read_bytes() * 9))
+    packed[30:60] = bytes(30)
+    (tmp_path / "x.gz").write_bytes(packed)
+    with pytest.raises(LanguageModelError, match=r"x\.gz: expected text in UTF-8"):
+        list(text_lines(tmp_path / "x.gz"))
+    with pytest.raises(LanguageModelError, match=r"x\.gz: expected .* ARPA format"):
+        read_words(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"lm_weight": 1e400, "word_score": 0}', "1" + "0" * 400, "null"])
+def test_weights_that_are_none_are_said(arpa, content):
+    language_model.weights_file(arpa).write_text(content)
+    with pytest.raises(LanguageModelError, match=r"lm\.json: expected (the|finite) weights"):
+        read_weights(arpa)
 
 
 def test_tuned_weights_lie_beside_the_model(arpa):

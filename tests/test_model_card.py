@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -50,6 +51,20 @@ def folder(tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(CHECKPOINTS / "an4" / name, tmp_path)
     return tmp_path
+
+
+def test_facts_that_cannot_be_written_leave_those_that_were_known(folder, monkeypatch):
+    update_facts(folder, card=WORDS)
+
+    def until_the_disk_is_full(path, text, **_):
+        path.write_bytes(text[:20].encode())
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", until_the_disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            update_facts(folder, evaluations={"AN4 test": REPORT})
+    assert read_facts(folder) == {"card": WORDS, "training": {}, "evaluations": {}}
 
 
 def test_figures_stand_with_their_command_and_in_the_metadata(folder):

@@ -143,6 +143,32 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "lstm.weight_hh_l0",
+            torch.zeros(1).expand(4 * 10**6, 10**6),
+            "expected lstm.weight_hh_l0 to be a plain tensor",
+        ),
+        ("fc.weight", torch.zeros(1).expand(10**12, 10), "expected fc.weight to be a plain tensor"),
+        ("fc.bias", torch.zeros(CLASSES, dtype=torch.complex64), "expected fc.bias to be a plain tensor"),
+        ("fc.bias", torch.zeros(CLASSES).to_sparse(), "expected fc.bias to be a plain tensor"),
+    ],
+)
+def test_a_tensor_that_is_larger_than_its_file_or_of_another_kind_is_refused(tmp_path, name, tensor, message):
+    torch.save(PlainClassifier().state_dict() | {name: tensor}, tmp_path / "model.pth")
+    assert (tmp_path / "model.pth").stat().st_size < 100_000
+    assert refusal(tmp_path / "model.pth").startswith(message)
+
+
+def test_more_layers_than_anybody_has_are_refused(tmp_path):
+    state = PlainClassifier().state_dict()
+    state |= {f"lstm.weight_ih_l{i}": torch.zeros(1) for i in range(2, 101)}
+    torch.save(state, tmp_path / "model.pth")
+    assert refusal(tmp_path / "model.pth") == "expected at most 100 layers, got 101"
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -49,9 +49,11 @@ def test_what_is_no_lexicon_is_one_clear_line(tmp_path, content, message):
         read_lexicon(tmp_path / "x")
 
 
-@pytest.mark.parametrize("name", ["gone", "cut.gz", "not.gz"])
+@pytest.mark.parametrize("name", ["gone", "cut.gz", "not.gz", "flawed.gz"])
 def test_what_is_not_there_or_not_whole_is_one_clear_line(tmp_path, name):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"READ R IY D\n" * 99)[:30])
     (tmp_path / "not.gz").write_text("READ R IY D")
+    packed = gzip.compress(CMUDICT.encode() * 9)
+    (tmp_path / "flawed.gz").write_bytes(packed[:20] + bytes(20) + packed[40:])
     with pytest.raises(LexiconError, match=f"{name}: not a lexicon that can be read"):
         read_lexicon(tmp_path / name)

@@ -44,6 +44,12 @@ def test_overrides_replace_values_and_reach_into_sections(recipe_file):
         ("corpus: [a\n", "not a recipe that can be read"),
         ("train_split: train\n", "expected a corpus"),
         ("corpus: a\nmodel: 3\n", "expected model to be a section .* got 3"),
+        ("corpus: a\n1: b\n", "a recipe has no 1"),
+        ("corpus: [a]\n", r"expected corpus to be text, got \['a'\]"),
+        ("corpus: a\ntask: {a: b}\n", "expected task to be text"),
+        ("corpus: a\nmodel: {1: 2}\n", "the section model has no 1"),
+        ("corpus: 2001-99-99\n", "not a recipe that can be read"),
+        ("corpus: " + "[" * 10_000, "not a recipe that can be read"),
         ("corpus: a\ntask: cooking\n", "expected the task .ctc. or .classification., got .cooking."),
     ],
 )
@@ -78,3 +84,11 @@ def test_a_mistake_in_a_section_is_a_value_error_that_names_it(an4, tmp_path, se
     with pytest.raises(ValueError, match=message):
         train(tiny_recipe(an4, tmp_path / "model", **{section: values}), device="cpu")
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_grows_when_it_is_written_out_is_shortened(recipe_file):
+    """Nine times nine, nine times over: of a line for each level, by references to the one before."""
+    levels = "".join(f"  - &l{i + 1} [{', '.join([f'*l{i}'] * 9)}]\n" for i in range(9))
+    with pytest.raises(ValueError, match="expected model to be a section") as error:
+        Recipe.from_yaml(recipe_file(f"corpus: a\nmodel:\n  - &l0 [x]\n{levels}"))
+    assert len(str(error.value)) < 1000

@@ -3,16 +3,15 @@
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
 
 import pytest
 import yaml
 from hub_server import running_hub
+from page_server import page_server
 
 from hf_speechrec.hub import HubError
 from hf_speechrec.space import write_space
@@ -107,10 +106,7 @@ def test_it_runs_alone(tmp_path):
     """The Space's own files and an empty environment: requirements installed, a model fetched from the Hub, words."""
     from gradio_client import Client, handle_file
 
-    with running_hub(tmp_path / "hub") as hub, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with running_hub(tmp_path / "hub") as hub:
         environment = hub.environment(tmp_path / "home")
         for arguments in (["push", "an4", "user/mine"], ["push-space", "user/demo", "--model", "user/mine"]):
             command = [sys.executable, "-m", "hf_speechrec", *arguments]
@@ -123,24 +119,11 @@ def test_it_runs_alone(tmp_path):
         python, folder = tmp_path / "venv" / "bin" / "python", tmp_path / "space"
         install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "-r", "requirements.txt"]
         subprocess.run(install, cwd=folder, check=True)
-        app = subprocess.Popen(
-            [python, "app.py"], cwd=folder, env=environment | {"GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "0"}
-        )
         try:
-            address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-            while True:
-                try:
-                    urllib.request.urlopen(f"{address}/config", timeout=5).close()
-                    break
-                except OSError:
-                    assert app.poll() is None
-                    assert time.monotonic() < deadline
-                    time.sleep(0.3)
-            client = Client(address, verbose=False)
-            example = handle_file(str(folder / "examples" / "an4-seven-digits.flac"))
-            assert client.predict(example, api_name="/transcribe")["text"] == "THREE THREE ONE OH ONE EIGHT EIGHT"
-            client.close()
+            with page_server(python, folder / "app.py", environment=environment | {"HF_HUB_OFFLINE": "0"}) as server:
+                client = Client(server.address, verbose=False)
+                example = handle_file(str(folder / "examples" / "an4-seven-digits.flac"))
+                assert client.predict(example, api_name="/transcribe")["text"] == "THREE THREE ONE OH ONE EIGHT EIGHT"
+                client.close()
         finally:
-            app.terminate()
-            app.wait(20)
             shutil.rmtree(tmp_path / "venv")  # gigabytes

@@ -1,8 +1,12 @@
-"""The Trainer: its arguments, checkpoints that are whole, runs that resume exactly, the plot."""
+"""The Trainer: its arguments, checkpoints that are whole, runs that resume exactly whatever broke them, the plot."""
 
 import json
+import os
+import resource
 import shutil
+import signal
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +15,8 @@ from small_runs import PNG, assert_same_weights, tiny_recipe, weights
 from transformers import AutoModelForCTC, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_speechrec import collator, trainer
+from hf_speechrec.audio import AudioError
 from hf_speechrec.augmentation import Augmentation
 from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import read_corpus
@@ -109,6 +115,11 @@ def test_only_the_newest_checkpoints_are_kept(an4, tmp_path):
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
 
 
+def losses(folder) -> list[dict]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
 class PowerCutError(Exception):
     pass
 
@@ -154,25 +165,36 @@ def test_a_resumed_run_gives_the_weights_and_the_curve_of_an_unbroken_one(an4, u
     assert_same_weights(folder, unbroken)
     assert not weights(folder / "checkpoint-4")["classifier.3.bias"].equal(weights(folder)["classifier.3.bias"])
     curves = [
-        [
-            (entry["step"], entry["loss"], entry["learning_rate"])
-            for entry in json.loads((path / "trainer_state.json").read_text())["log_history"]
-            if "loss" in entry
-        ]
-        for path in (folder, unbroken)
+        [(entry["step"], entry["loss"], entry["learning_rate"]) for entry in losses(run)] for run in (folder, unbroken)
     ]
     assert len(curves[1]) == 8
     assert curves[0] == curves[1]
+    # What is said of its speed is of the steps that this run took: the last of the second epoch and two more.
+    results = json.loads((folder / "all_results.json").read_text())
+    heard = results["audio_seconds_per_second"] * results["train_runtime"]
+    assert heard == pytest.approx(3600 * results["train_hours"] * (4 / 3), rel=0.01)
+
+
+def test_a_finished_run_that_lost_its_model_is_resumed_without_a_step(an4, unbroken, tmp_path, taken):
+    folder = tmp_path / "model"
+    shutil.copytree(unbroken / "checkpoint-8", folder / "checkpoint-8")
+    train(checkpointing(an4, folder), ["--resume_from_checkpoint", "true"], device="cpu")
+    assert taken.steps == []
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-8"]
+    assert_same_weights(folder, unbroken)
+    assert not {"train_loss", "audio_seconds_per_second"} & json.loads((folder / "all_results.json").read_text()).keys()
 
 
 def test_the_order_of_utterances_follows_from_seed_and_epoch_alone():
     lengths = [float(i % 7) for i in range(50)]
 
-    def order(seed: int, epoch: float, shortest_first: bool = False) -> list[int]:
+    def order(seed: int, epoch: float, shortest_first: bool = False, processes: int = 1) -> list[int]:
         trainer = SimpleNamespace(
-            args=SimpleNamespace(seed=seed), state=SimpleNamespace(epoch=epoch), shortest_first=shortest_first
+            args=SimpleNamespace(seed=seed, world_size=processes),
+            state=SimpleNamespace(epoch=epoch),
+            shortest_first=shortest_first,
         )
-        return list(EpochSampler(LengthGroupedSampler(4, lengths=lengths), trainer))
+        return list(EpochSampler(LengthGroupedSampler(4 // processes, lengths=lengths), trainer))
 
     first = order(1, 2.0)
     torch.manual_seed(99)
@@ -180,6 +202,7 @@ def test_the_order_of_utterances_follows_from_seed_and_epoch_alone():
     assert sorted(first) == list(range(50))
     assert order(1, 3.0) != first
     assert order(2, 2.0) != first
+    assert order(1, 2.0, processes=2) == first  # two of them take two utterances each
     assert [lengths[i] for i in order(1, 0.4, shortest_first=True)] == sorted(lengths)
     assert order(1, 2.0, shortest_first=True) == first  # the first epoch alone
     # Similar lengths come together: at random, neighbours differ by 2.3 on average.
@@ -213,16 +236,26 @@ class StepRecorder(TrainerCallback):
 
 
 @pytest.fixture
-def taken(monkeypatch) -> StepRecorder:
+def with_callback(monkeypatch):
+    """Adds a callback to every trainer that is made from now on."""
+    original = SpeechTrainer.__init__
+
+    def add(callback: TrainerCallback) -> None:
+        def init(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            self.add_callback(callback)
+            callback.trainer = self
+
+        monkeypatch.setattr(SpeechTrainer, "__init__", init)
+
+    return add
+
+
+@pytest.fixture
+def taken(with_callback) -> StepRecorder:
     """The steps that a training run really takes."""
-    recorder, original = StepRecorder(), SpeechTrainer.__init__
-
-    def init(self, *args, **kwargs):
-        original(self, *args, **kwargs)
-        self.add_callback(recorder)
-        recorder.trainer = self
-
-    monkeypatch.setattr(SpeechTrainer, "__init__", init)
+    recorder = StepRecorder()
+    with_callback(recorder)
     return recorder
 
 
@@ -249,9 +282,212 @@ def test_resuming_without_a_checkpoint_starts_anew_with_a_notice(an4, tmp_path, 
     assert "no checkpoint to resume from yet, starting anew" in caplog.text
 
 
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "model.safetensors", "trainer_state.json"])
+def test_a_checkpoint_whose_deletion_was_broken_off_is_passed_over(an4, unbroken, tmp_path, caplog, taken, lost):
+    folder = tmp_path / "model"
+    for name in ("checkpoint-4", "checkpoint-8"):
+        shutil.copytree(unbroken / name, folder / name)
+    (folder / "checkpoint-8" / lost).unlink()
+    train(checkpointing(an4, folder), ["--resume_from_checkpoint", "true"], device="cpu")
+    assert taken.steps == [5, 6, 7, 8]
+    assert f"checkpoint-8: passed over, it has no {lost}" in caplog.text
+    assert_same_weights(folder, unbroken)
+
+
+def test_a_checkpoint_that_replaces_an_older_one_is_never_half_deleted(tmp_path, monkeypatch):
+    partial, final = tmp_path / PARTIAL / "checkpoint-4", tmp_path / "checkpoint-4"
+    for folder, words in ((partial, "new"), (final, "old")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(words)
+
+    def killed(*_, **__):
+        raise PowerCutError
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(PowerCutError):
+        trainer._publish(partial, final)
+    assert (final / "file").read_text() == "new"
+
+
 def test_resuming_from_what_is_no_checkpoint_is_an_error(an4, tmp_path):
     with pytest.raises(ValueError, match="nowhere: expected a checkpoint folder to resume from"):
         train(tiny_recipe(an4, tmp_path / "model"), ["--resume_from_checkpoint", str(tmp_path / "nowhere")], "cpu")
+
+
+# Faults
+
+
+class At(TrainerCallback):
+    """Does something once, at an event of a step (the number of steps that are done)."""
+
+    def __init__(self, step: int, action, event: str = "on_step_begin"):
+        def once(_args, state, _control, **_):
+            if state.global_step == step and not self.is_done:
+                self.is_done = True
+                action()
+
+        self.is_done = False
+        setattr(self, event, once)
+
+
+def resume(an4, folder, **changes) -> None:
+    train(checkpointing(an4, folder, **changes), ["--resume_from_checkpoint", "true"], device="cpu")
+
+
+@pytest.fixture
+def limit_files():
+    """From then on no file of this process grows beyond so many bytes: to whoever writes it, a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size=before[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_full_disk_ends_in_one_clear_error_and_the_run_is_resumed(
+    an4, unbroken, tmp_path, with_callback, limit_files, name
+):
+    folder = tmp_path / "model"
+    size = (unbroken / "checkpoint-8" / name).stat().st_size
+    with_callback(At(7, lambda: limit_files(size - 1)))
+    with pytest.raises(OSError, match=r"model: checkpoint-8 cannot be written \([\d.]+ MiB are free there; .+\)$"):
+        train(checkpointing(an4, folder), device="cpu")
+    limit_files()
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (folder / PARTIAL).exists()
+    resume(an4, folder)
+    assert_same_weights(folder, unbroken)
+
+
+def test_a_disk_that_is_full_at_the_end_costs_no_checkpoint(an4, unbroken, tmp_path, with_callback, limit_files):
+    folder = tmp_path / "model"
+    with_callback(At(8, lambda: limit_files(4096), "on_train_end"))
+    with pytest.raises(OSError, match=r"model: the model cannot be written \(.+\)$"):
+        train(checkpointing(an4, folder), device="cpu")
+    limit_files()
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-4", "checkpoint-8", "model_card.json"]
+    resume(an4, folder)
+    assert_same_weights(folder, unbroken)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_and_ends_without_evaluation_or_push(an4, tmp_path, with_callback, monkeypatch, caplog):
+    folder, handler = tmp_path / "model", signal.getsignal(signal.SIGTERM)
+    pushes: list = []
+    monkeypatch.setattr(SpeechTrainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "user/name"))
+    monkeypatch.setattr(SpeechTrainer, "_push_from_checkpoint", lambda self, _: pushes.append(self._is_saving))
+    with_callback(At(4, terminate))
+    evaluated = {"held_out": 0.2, "eval_strategy": "steps", "eval_steps": 5, "push_to_hub": True}
+    with pytest.raises(SystemExit) as end:
+        train(checkpointing(an4, folder, **evaluated), device="cpu")
+    assert end.value.code == 143
+    assert "Terminated, step 5 is saved: --resume_from_checkpoint true goes on" in caplog.messages
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+    assert {file.name for file in (folder / "checkpoint-5").iterdir()} >= WHOLE
+    history = json.loads((folder / "checkpoint-5" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5]
+    assert not any("eval_loss" in entry for entry in history)
+    assert pushes == [True, False, True]  # the False after checkpoint-4, and none after checkpoint-5
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_a_run_resumed_after_sigterm_is_the_unbroken_one(an4, unbroken, tmp_path, with_callback):
+    folder = tmp_path / "model"
+    with_callback(At(4, terminate))
+    with pytest.raises(SystemExit):
+        train(checkpointing(an4, folder), device="cpu")
+    resume(an4, folder)
+    assert_same_weights(folder, unbroken)
+    assert [entry["loss"] for entry in losses(folder)] == [entry["loss"] for entry in losses(unbroken)]
+
+
+def test_sigterm_in_an_evaluation_does_not_wait_for_its_end(an4, tmp_path, with_callback):
+    folder = tmp_path / "model"
+    with_callback(At(3, terminate, "on_prediction_step"))
+    evaluated = {"held_out": 0.4, "eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 1}
+    with pytest.raises(SystemExit, match="143"):
+        train(checkpointing(an4, folder, save_steps=100, **evaluated), device="cpu")
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-3"]
+    history = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history] == [1, 2, 3]  # of the evaluation nothing
+
+
+@pytest.fixture
+def nan_at(monkeypatch):
+    """Makes the loss NaN at some steps (1 is the first)."""
+    original = SpeechTrainer.compute_loss
+
+    def spoil(*steps: int) -> None:
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            loss = original(self, model, inputs, *args, **kwargs)
+            return loss * torch.nan if self.state.global_step + 1 in steps else loss
+
+        monkeypatch.setattr(SpeechTrainer, "compute_loss", compute_loss)
+
+    return spoil
+
+
+class WeightRecorder(TrainerCallback):
+    def __init__(self):
+        self.weights = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+
+
+def test_a_step_without_a_finite_loss_is_left_out_and_counted(an4, tmp_path, nan_at, with_callback, caplog):
+    folder, recorder = tmp_path / "model", WeightRecorder()
+    nan_at(3, 4, 6)
+    with_callback(recorder)
+    train(checkpointing(an4, folder), device="cpu")
+    changed = [not before.equal(after) for before, after in pairwise(recorder.weights)]
+    assert changed == [True, False, False, True, False, True, True]
+    assert recorder.weights[-1].isfinite().all()
+    assert "Step 6 is left out: its loss or gradient is not finite" in caplog.messages
+    assert "3 steps were left out: their loss or gradient was not finite" in caplog.messages
+    assert json.loads((folder / "all_results.json").read_text())["skipped_steps"] == 3
+    assert all(0 <= entry["loss"] < 100 for entry in losses(folder))
+
+    # The count goes with the checkpoint.
+    shutil.rmtree(folder / "checkpoint-8")
+    nan_at(8)
+    resume(an4, folder)
+    assert json.loads((folder / "all_results.json").read_text())["skipped_steps"] == 3  # 3, 4 and now 8
+
+
+def test_a_loss_that_stays_nan_ends_the_run(an4, tmp_path, nan_at, monkeypatch):
+    monkeypatch.setattr(trainer, "MOST_SKIPPED_STEPS", 3)
+    nan_at(1, 2, 4, 5, 6)
+    with pytest.raises(ValueError, match="step 6: expected a finite loss and gradient, got none in 3 steps in a row"):
+        train(checkpointing(an4, tmp_path / "model"), device="cpu")
+    assert all(weight.isfinite().all() for weight in weights(tmp_path / "model" / "checkpoint-4").values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_disappears_in_mid_run_is_silence_and_counted(an4, tmp_path, with_callback, workers):
+    corpus = shutil.copytree(an4, tmp_path / "an4")
+    gone = read_corpus(corpus, "train")["path"][0]
+    with_callback(At(3, Path(gone).unlink))
+    folder = tmp_path / "model"
+    train(checkpointing(corpus, folder, max_steps=12, dataloader_num_workers=workers), device="cpu")
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["failed_reads"] in (2, 3)  # of four epochs; of the second, batches may have been read before
+    assert results["epoch"] == 4
+
+
+def test_a_corpus_that_disappears_in_mid_run_ends_it(an4, tmp_path, with_callback, monkeypatch):
+    monkeypatch.setattr(collator, "MOST_FAILED_READS", 4)
+    corpus = shutil.copytree(an4, tmp_path / "an4")
+    with_callback(At(4, lambda: shutil.rmtree(corpus)))
+    with pytest.raises(AudioError, match=r"no such file.*; with it 4 recordings in a row could not be read"):
+        train(checkpointing(corpus, tmp_path / "model"), device="cpu")
+    assert [path.name for path in (tmp_path / "model").glob("checkpoint-*")] == ["checkpoint-4"]
+    shutil.copytree(an4, corpus)
+    monkeypatch.undo()
+    resume(corpus, tmp_path / "model")
+    assert len(losses(tmp_path / "model")) == 8
 
 
 def test_a_history_is_drawn(tmp_path):

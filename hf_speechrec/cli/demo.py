@@ -29,10 +29,6 @@ def demo(
             from ..demo import launch
         except ImportError as error:
             raise ValueError(f"the page needs the extra demo: pip install 'hf_speechrec[demo]' ({error})") from None
-        from ..loading import load_model
-
-        for name in (model, classifier):  # a slip of the pen is told now, and not to the first visitor
-            load_model(name)
         launch(model, classifier, server_name=host, server_port=port, share=share)
 
 

@@ -36,6 +36,7 @@ def build_lm(
     """
     from ..language_model import LANGUAGE_MODEL, build_language_model
     from ..loading import load_model
+    from ..pronunciation import lexicon_of
     from ..text import TextNormalizer
 
     with clear_errors(), quiet_libraries():
@@ -43,7 +44,7 @@ def build_lm(
         normalizer = TextNormalizer(**(network.config.text_normalizer or {}))
         path = out / LANGUAGE_MODEL if out.is_dir() else out
         texts = (normalizer(line) for line in _texts(text, split, exclude_speakers))
-        stats = build_language_model(texts, path, order=order, max_megabytes=max_mb)
+        stats = build_language_model(texts, path, order=order, max_megabytes=max_mb, vocabulary=lexicon_of(network))
     typer.echo(
         f"{path}: {stats['sentences']} sentences, {stats['words']} words, {stats['vocabulary']} different, "
         f"{stats['bytes'] / 1e6:.2f} MB"
