@@ -99,11 +99,12 @@ def test_sigterm_to_one_process_saves_and_ends_both(an4, tmp_path, repository):
     while not (folder / "checkpoint-3").exists():
         time.sleep(0.1)
         assert process.poll() is None, process.stderr.read()
-    second = max(psutil.Process(process.pid).children(), key=lambda child: child.pid)
-    second.send_signal(signal.SIGTERM)
+    both = psutil.Process(process.pid).children()
+    max(both, key=lambda child: child.pid).send_signal(signal.SIGTERM)
     errors = end(process)
     assert process.returncode != 0
-    assert errors.count("exitcode  : 143") == 2, errors
+    assert "exitcode  : 143" in errors  # torchrun ends the other one itself, if that was not quicker
+    assert not any(child.is_running() for child in both)
     step = max(int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*"))
     assert f"Terminated, step {step} is saved" in errors
     assert (folder / f"checkpoint-{step}" / "rng_state_1.pth").exists()
