@@ -35,16 +35,18 @@ UNREAD = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*c
 MAX_LABELS = 1_000_000  # transformers makes a name for each that a config claims, before anything can be checked
 DEFAULT_RECOGNIZER = "an4"
 DEFAULT_CLASSIFIER = "speech-commands"
+SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}  # neither pickles nor a folder's own code
 
 
 class ModelError(ValueError):
     """A model that cannot be loaded; the message names it, what was expected and what came."""
 
 
-def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
+def load_model(model: str | PathLike, settings: dict[str, Any] | None = None) -> tuple[PreTrainedModel, Any]:
     """
     The network of a bundled model, a folder, or an id on the Hub, with its processor (recognisers) or feature
-    extractor (classifiers). Raises `ModelError`.
+    extractor (classifiers). `settings` replace values of its config that change no weights, such as a dropout. Raises
+    `ModelError`.
     """
     name = str(CHECKPOINTS / str(model)) if (CHECKPOINTS / str(model)).is_dir() else str(model)
     if not Path(name).is_dir() and not (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
@@ -56,7 +58,7 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
             repo_id, name = name, snapshot_download(name, ignore_patterns=UNREAD)
             if not _has_weights(name):
                 name = snapshot_download(repo_id, allow_patterns=[ENCODER_FILE, RECURRENCE_FILE])
-        return _load_folder(model, name)
+        return _load_folder(model, name, settings or {})
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
     except (LocalEntryNotFoundError, HTTPError) as error:
@@ -67,24 +69,24 @@ def load_model(model: str | PathLike) -> tuple[PreTrainedModel, Any]:
         raise ModelError(f"{model}: not a model that can be loaded ({first_line(error)})") from error
 
 
-def _load_folder(model: str | PathLike, folder: str) -> tuple[PreTrainedModel, Any]:
+def _load_folder(model: str | PathLike, folder: str, settings: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     """Safetensors alone, and no code of its own: transformers would ask on a terminal whether to run it."""
     labels, _ = PreTrainedConfig.get_config_dict(folder)
     if int(labels.get("num_labels") or 0) > MAX_LABELS:
         raise ValueError(f"expected at most {MAX_LABELS} labels, got {labels['num_labels']}")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **settings)
     _warn_of_unknown_keys(model, config)
     network: PreTrainedModel
     if is_classifier(config):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         _check_fit(config, extractor, folder)
-        network = AutoModelForAudioClassification.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+        network = AutoModelForAudioClassification.from_pretrained(folder, config=config, **SAFE)
         return network, extractor
     processor = Wav2Vec2Processor.from_pretrained(folder, trust_remote_code=False)
     _check_fit(config, processor.feature_extractor, folder, processor.tokenizer)
     if Path(folder, RECURRENCE_FILE).is_file() and not _has_weights(folder):
         return OnnxResNetBiGruForCTC(config, folder), processor
-    network = AutoModelForCTC.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    network = AutoModelForCTC.from_pretrained(folder, config=config, **SAFE)
     return network, processor
 
 

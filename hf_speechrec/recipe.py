@@ -40,7 +40,8 @@ class Recipe:
             on and the last weights are kept.
         exclude_speakers: speakers that are neither trained on nor chosen by.
         model_name_or_path: start from this checkpoint instead of from nothing; a classifier may also start from a
-            plain PyTorch state dict (.pth).
+            plain PyTorch state dict (.pth). Its sizes and features stand; dropouts and the like (`REGULARIZATION`) are
+            those of `model` where it names them.
         vocabulary: "char", "bpe:SIZE"; when starting from a checkpoint also "keep" (the default there) or "extend".
         lexicon: a file of how words are said (relative to the recipe), as `read_lexicon` reads it: the model gets a
             second head for phones, see `ResNetBiGruConfig.phones`.

@@ -15,10 +15,9 @@ from .configuration_bilstm import BiLstmConfig
 from .corpus_rows import warn_of
 from .evaluation_classifier import choose_threshold, classification_rates, label_names, plot_confusion_matrix, softmax
 from .hub_corpora import streamed_values
-from .loading import load_model
 from .modeling_bilstm import BiLstmForAudioClassification
 from .recipe import Recipe
-from .training_parts import TrainingParts, fitted_feature_extractor
+from .training_parts import TrainingParts, fitted_feature_extractor, load_start
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +74,13 @@ def _extractor_and_model(recipe: Recipe, train_set, labels: list[str]):
                 f"{extractor.feature_size}"
             )
     else:
-        loaded, extractor = load_model(source)
+        loaded, extractor = load_start(recipe)
         if not isinstance(loaded, BiLstmForAudioClassification):
             raise ValueError(
                 f"{source}: expected a {BiLstmForAudioClassification.__name__} to start from, got a "
                 f"{type(loaded).__name__}"
             )
         model = loaded
-        if recipe.model or recipe.features:
-            logger.warning("%s: its own sizes and features stand; the recipe's model and features do not apply", source)
         if model.config.label2id == label2id:
             return extractor, model
     replace_labels(model, id2label)

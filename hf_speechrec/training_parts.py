@@ -1,5 +1,6 @@
 """What training a recogniser and training a classifier have in common."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,24 @@ from .audio import AudioError, read_audio, row_source
 from .collator import SpeechCollator
 from .corpus_rows import CorpusError
 from .feature_extraction_log_mel import LogMelFeatureExtractor
+from .loading import load_model
+from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_SECONDS = 3600  # an hour of speech settles a mean and a variance for each mel bin
+
+
+# What a config says of training alone: a run that starts from a checkpoint may choose it anew.
+REGULARIZATION = {
+    "conv_dropout",
+    "hidden_dropout",
+    "classifier_dropout",
+    "chunked_training_probability",
+    "phone_loss_weight",
+    "dropout",
+    "label_smoothing",
+}
 
 
 @dataclass
@@ -33,6 +50,21 @@ class TrainingParts:
     preprocess_logits_for_metrics: Callable | None = None
     finish: Callable[[Trainer, datasets.Dataset, Path], None] | None = None
     write_companions: Callable[[Path], None] | None = None
+
+
+def load_start(recipe: Recipe) -> tuple[PreTrainedModel, Any]:
+    """
+    The checkpoint that a recipe starts from, with the recipe's `REGULARIZATION`. Its sizes and features stand, and a
+    warning says so where the recipe asks for others. Raises `ModelError`.
+    """
+    name = str(recipe.model_name_or_path)
+    model, processor = load_model(name, {key: recipe.model[key] for key in REGULARIZATION & recipe.model.keys()})
+    extractor = getattr(processor, "feature_extractor", processor)
+    wanted = [(model.config, recipe.model.items()), (extractor, recipe.features.items())]
+    missed = [key for source, items in wanted for key, value in items if getattr(source, key, None) != value]
+    if missed:
+        logger.warning("%s: its own %s stand, the recipe's do not apply", name, ", ".join(sorted(missed)))
+    return model, processor
 
 
 def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatureExtractor:

@@ -15,12 +15,11 @@ from .configuration_resnet_bigru import ResNetBiGruConfig
 from .corpus_rows import CorpusError, warn_of
 from .evaluation import frame_predictions, trainer_metrics
 from .hub_corpora import NAMED_PROBLEMS, streamed_values
-from .loading import load_model
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .pronunciation import LEXICON, Lexicon, phone_ids, phones_of, read_lexicon, write_lexicon
 from .recipe import Recipe
 from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
-from .training_parts import TrainingParts, fitted_feature_extractor
+from .training_parts import TrainingParts, fitted_feature_extractor, load_start
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +81,9 @@ def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, 
         return Wav2Vec2Processor(extractor, tokenizer), ResNetBiGruForCTC(config), normalizer
 
     name = recipe.model_name_or_path
-    model, processor = load_model(name)
+    model, processor = load_start(recipe)
     if not isinstance(model, ResNetBiGruForCTC):
         raise ValueError(f"{name}: expected a {ResNetBiGruForCTC.__name__} to start from, got a {type(model).__name__}")
-    if recipe.model or recipe.features:
-        logger.warning("%s: its own sizes and features stand; the recipe's model and features do not apply", name)
     stored = TextNormalizer(**(model.config.text_normalizer or {}))
     vocabulary = recipe.vocabulary or "keep"
     if vocabulary == "keep":
