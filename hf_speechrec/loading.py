@@ -25,7 +25,13 @@ from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .modeling_bilstm import BiLstmForAudioClassification
 from .modeling_resnet_bigru import ResNetBiGruForCTC
-from .onnx_model import ENCODER_FILE, RECURRENCE_FILE, OnnxResNetBiGruForCTC
+from .onnx_model import (
+    CLASSIFIER_FILE,
+    ENCODER_FILE,
+    RECURRENCE_FILE,
+    OnnxBiLstmForAudioClassification,
+    OnnxResNetBiGruForCTC,
+)
 from .text import TextNormalizer
 
 logger = logging.getLogger(__name__)
@@ -57,7 +63,7 @@ def load_model(model: str | PathLike, settings: dict[str, Any] | None = None) ->
             # Once, and from the cache where there is no network; without what would have to be unpickled.
             repo_id, name = name, snapshot_download(name, ignore_patterns=UNREAD)
             if not _has_weights(name):
-                name = snapshot_download(repo_id, allow_patterns=[ENCODER_FILE, RECURRENCE_FILE])
+                name = snapshot_download(repo_id, allow_patterns=[ENCODER_FILE, RECURRENCE_FILE, CLASSIFIER_FILE])
         return _load_folder(model, name, settings or {})
     except RepositoryNotFoundError as error:
         raise ModelError(f"{model}: not on the Hub, or private (`hf auth login`, or set HF_TOKEN)") from error
@@ -80,6 +86,8 @@ def _load_folder(model: str | PathLike, folder: str, settings: dict[str, Any]) -
     if is_classifier(config):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         _check_fit(config, extractor, folder)
+        if Path(folder, CLASSIFIER_FILE).is_file() and not _has_weights(folder):
+            return OnnxBiLstmForAudioClassification(config, folder), extractor
         network = AutoModelForAudioClassification.from_pretrained(folder, config=config, **SAFE)
         return network, extractor
     processor = Wav2Vec2Processor.from_pretrained(folder, trust_remote_code=False)

@@ -76,7 +76,7 @@ class BiLstmForAudioClassification(PreTrainedModel):
             `logits` (batch, num_labels), and `loss` where labels are given: cross entropy.
         """
         lengths = lengths_from_mask(attention_mask, input_features)
-        logits = self.fc(self.dropout(self._pool(self._recur(input_features, lengths), lengths)))
+        logits = self.fc(self.dropout(self.pool(self._recur(input_features, lengths), lengths)))
         loss = None if labels is None else self._cross_entropy(logits, labels)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
@@ -108,8 +108,8 @@ class BiLstmForAudioClassification(PreTrainedModel):
             inputs = torch.cat(directions, dim=-1)
         return inputs
 
-    def _pool(self, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, 2 * hidden_size) → (batch, 2 * hidden_size)."""
+    def pool(self, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The frames of each utterance as one vector: (batch, frames, 2 * hidden_size) → (batch, 2 * hidden_size)."""
         padding = ~mask_from_lengths(lengths, states.shape[1])[..., None]
         if self.config.pooling == "mean":
             return states.masked_fill(padding, 0.0).sum(1) / lengths[:, None]

@@ -1,4 +1,4 @@
-"""An exported recogniser in onnxruntime, with the face of a transformers model."""
+"""Exported models in onnxruntime, with the face of transformers models."""
 
 from os import PathLike
 from pathlib import Path
@@ -7,15 +7,32 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .modeling_resnet_bigru import PhoneticCTCOutput
 
 ENCODER_FILE = "encoder.onnx"
 RECURRENCE_FILE = "recurrence.onnx"
+CLASSIFIER_FILE = "classifier.onnx"
 
 
-class OnnxResNetBiGruForCTC(PreTrainedModel):
+class _OnnxModel(PreTrainedModel):
+    """What transformers' pipelines ask of a model."""
+
+    main_input_name = "input_features"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+
+class OnnxResNetBiGruForCTC(_OnnxModel):
     """
     What `export_onnx` has written, on the CPU. It runs on as many threads as torch does, and gives what
     `ResNetBiGruForCTC` gives, for whole utterances and for streams.
@@ -30,21 +47,12 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
 
     config: ResNetBiGruConfig
     config_class = ResNetBiGruConfig
-    main_input_name = "input_features"
 
     def __init__(self, config: ResNetBiGruConfig, folder: str | PathLike):
         super().__init__(config)
         self.name_or_path = str(folder)
         self._encoder = _session(Path(folder, ENCODER_FILE))
         self._recurrence = _session(Path(folder, RECURRENCE_FILE))
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
 
     def forward(
         self,
@@ -91,6 +99,41 @@ class OnnxResNetBiGruForCTC(PreTrainedModel):
         return torch.from_numpy(logits), *others
 
 
+class OnnxBiLstmForAudioClassification(_OnnxModel):
+    """
+    What `export_onnx` has written of a classifier, on the CPU: what `BiLstmForAudioClassification` gives, in half the
+    time for a single clip.
+
+    Args:
+        config: the exported model's.
+        folder: with its graph.
+
+    Raises:
+        ValueError: for a file that onnxruntime cannot read, and without the extra `onnx`.
+    """
+
+    config: BiLstmConfig
+    config_class = BiLstmConfig
+
+    def __init__(self, config: BiLstmConfig, folder: str | PathLike):
+        super().__init__(config)
+        self.name_or_path = str(folder)
+        self._classifier = _session(Path(folder, CLASSIFIER_FILE))
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Features (batch, frames, mels) and their mask (batch, frames) → as `BiLstmForAudioClassification`."""
+        if attention_mask is None:
+            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
+        inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
+        logits = torch.from_numpy(self._classifier.run(None, inputs)[0])
+        return (logits,) if return_dict is False else SequenceClassifierOutput(logits=logits)
+
+
 def _session(path: Path):
     try:
         import onnxruntime
@@ -103,7 +146,7 @@ def _session(path: Path):
 
 
 def session_options():
-    """onnxruntime's `SessionOptions` for an exported recogniser."""
+    """onnxruntime's `SessionOptions` for an exported model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -113,4 +156,4 @@ def session_options():
     return options
 
 
-__all__ = ["OnnxResNetBiGruForCTC"]
+__all__ = ["OnnxBiLstmForAudioClassification", "OnnxResNetBiGruForCTC"]

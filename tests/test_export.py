@@ -10,12 +10,18 @@ import torch
 from transformers import Wav2Vec2Processor
 from typer.testing import CliRunner
 
-from hf_speechrec import LogMelFeatureExtractor, ResNetBiGruConfig, ResNetBiGruForCTC
+from hf_speechrec import (
+    BiLstmConfig,
+    BiLstmForAudioClassification,
+    LogMelFeatureExtractor,
+    ResNetBiGruConfig,
+    ResNetBiGruForCTC,
+)
 from hf_speechrec.cli import app
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.export import export_onnx
 from hf_speechrec.loading import ModelError, load_model, load_recognizer
-from hf_speechrec.onnx_model import OnnxResNetBiGruForCTC, session_options
+from hf_speechrec.onnx_model import OnnxBiLstmForAudioClassification, OnnxResNetBiGruForCTC, session_options
 from hf_speechrec.streaming import StreamingRecognizer
 from hf_speechrec.transcription import transcribe
 
@@ -144,9 +150,39 @@ def test_a_stream_has_torchs_logits_and_words(exported, speech):
     assert texts[0] == texts[1] != []
 
 
-def test_what_is_no_recogniser_is_not_exported(tmp_path):
-    with pytest.raises(ModelError, match="speech-commands: expected a ResNetBiGruForCTC, got a BiLstm"):
-        export_onnx("speech-commands", tmp_path / "out")
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["max", "mean", "last"])
+def test_a_classifier_is_one_graph_with_torchs_logits(pooling, tmp_path):
+    labels = {0: "down", 1: "off", 2: "on"}
+    config = BiLstmConfig(input_size=20, hidden_size=12, pooling=pooling, id2label=labels, confidence_threshold=0.4)
+    reference = BiLstmForAudioClassification(config).eval()
+    torch.nn.init.normal_(reference.fc.weight)  # as drawn anew it says next to nothing
+    reference.save_pretrained(tmp_path / "torch")
+    LogMelFeatureExtractor(feature_size=20).save_pretrained(tmp_path / "torch")
+    model, _ = load_model(export_onnx(tmp_path / "torch", tmp_path / "onnx"))
+    assert isinstance(model, OnnxBiLstmForAudioClassification)
+    assert (model.config.id2label, model.config.confidence_threshold) == (labels, 0.4)
+    for lengths in ([1], [50], [9, 14, 3]):
+        inputs, mask = features(lengths, mels=20)
+        expected = reference(inputs, mask).logits
+        assert expected.std() > 0.01
+        torch.testing.assert_close(model(inputs, mask).logits, expected, atol=1e-5, rtol=0)
+
+
+def test_classify_takes_an_exported_classifier(tmp_path, speech_commands):
+    out = str(tmp_path / "exported")
+    result = CliRunner().invoke(app, ["export", "speech-commands", out, "--int8"])
+    assert result.exit_code == 0, result.stderr
+    clips = sorted(map(str, speech_commands.glob("yes/*.opus")))
+    expected, result = (CliRunner().invoke(app, ["classify", *clips, *model]) for model in ([], ["--model", out]))
+    assert result.exit_code == 0, result.stderr
+    labels = [[line.split("\t")[1] for line in run.stdout.splitlines()] for run in (result, expected)]
+    assert labels[0] == labels[1] != []
+
+
+def test_what_is_no_model_of_ours_in_torch_is_not_exported(exported, tmp_path):
+    with pytest.raises(ModelError, match="expected a ResNetBiGruForCTC or a BiLstm.*, got a OnnxResNetBiGruForCTC"):
+        export_onnx(exported, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -71,12 +71,12 @@ def push(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="A bundled recogniser, a folder, or an id on the Hub (user/name).")],
+    model: Annotated[str, typer.Argument(help="A bundled model, a folder, or an id on the Hub (user/name).")],
     folder: Annotated[Path, typer.Argument(help="Where to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="Weights of 8 bits: a quarter of the size.")] = False,
 ) -> None:
     """
-    Write a recogniser for onnxruntime: sooner done on a CPU than with torch, and a model like any other.
+    Write a model for onnxruntime: sooner done on a CPU than with torch, and a model like any other.
 
     - `hf-speechrec export an4 an4-onnx`
     - `hf-speechrec export user/name small --int8`
