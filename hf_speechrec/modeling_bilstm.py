@@ -116,7 +116,8 @@ class BiLstmForAudioClassification(PreTrainedModel):
         if self.config.pooling == "max":
             return states.masked_fill(padding, -torch.inf).amax(1)
         forward, backward = states.chunk(2, dim=-1)
-        last = forward[torch.arange(len(states), device=states.device), lengths - 1]
+        not_last = torch.arange(states.shape[1], device=states.device) != lengths[:, None] - 1
+        last = forward.masked_fill(not_last[..., None], 0.0).sum(1)  # indexing would fix the sizes of an exported graph
         return torch.cat([last, backward[:, 0]], dim=-1)
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
