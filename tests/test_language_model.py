@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import math
+import re
 
 import pytest
 
@@ -38,7 +39,13 @@ def test_probabilities_are_those_of_kneser_ney_and_sum_to_one(arpa):
     assert sorted(read_words(arpa)) == sorted({"GO", "LEFT", "RIGHT", "NOW", "STOP", "ÉTÉ", "À", "LA", "MER"})
     scores = ngrams(arpa)
     assert scores["<s> GO LEFT"] > scores["<s> GO RIGHT"]
-    assert sum(10 ** scores[word] for word in [*read_words(arpa), "</s>"]) == pytest.approx(1, abs=1e-4)
+    assert sum(10 ** scores[word] for word in [*read_words(arpa), "</s>"]) == pytest.approx(1, abs=2e-3)
+
+
+def test_scores_have_the_three_decimals_that_matter(arpa):
+    numbers = [number for line in text_lines(arpa) if "\t" in line for number in line.rstrip("\n").split("\t")[::2]]
+    assert len(numbers) > 20
+    assert all(re.fullmatch(r"-?\d+\.\d{3}", number) for number in numbers)
 
 
 def test_kenlm_reads_it_as_it_is_also_compressed(arpa, tmp_path):
