@@ -104,8 +104,10 @@ def build_language_model(
                 raise LanguageModelError(f"the model of this text cannot be pruned ({error})") from None
             smaller.replace(arpa)
             finished = _finished(arpa, path.suffix)
-            logger.info("pruned at %.1e: %.2f MB", threshold, finished.stat().st_size / 1e6)
-            threshold *= 3
+            size = finished.stat().st_size / 1e6
+            logger.info("pruned at %.1e: %.2f MB", threshold, size)
+            # A size falls more slowly than its threshold rises: so it is approached from above, and not missed by far.
+            threshold *= min(10.0, max(1.2, (size / max_megabytes) ** 1.4))
         finished.replace(path)
     return {"sentences": sentences, "words": words, "vocabulary": len(seen), "bytes": path.stat().st_size}
 
