@@ -8,15 +8,13 @@ The config says float32: the weights are widened when they are loaded, and meet 
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_speechrec.language_model import LANGUAGE_MODEL
+from hf_speechrec.hub import COMPANIONS, copy_files
 from hf_speechrec.loading import CHECKPOINTS, load_model
-from hf_speechrec.pronunciation import LEXICON
 
 
 def main() -> None:
@@ -37,10 +35,7 @@ def main() -> None:
         target / "model.safetensors",
         {"format": "pt"},
     )
-    companions = ["all_results.json", "model_card.json", "training.png", LEXICON, LANGUAGE_MODEL, "language_model.json"]
-    for name in companions:
-        if (arguments.run / name).exists():
-            shutil.copy(arguments.run / name, target / name)
+    copy_files(arguments.run, target, COMPANIONS)
     for code in target.glob("*.py"):  # the package has it; a push writes it beside the weights
         code.unlink()
     for path in target.glob("*config.json"):

@@ -4,8 +4,10 @@
 
 Trains a small recogniser for 120 steps with three seeds unbroken; then with the first seed again,
 
-- killed (`kill -9`) at so many random moments, from its start to its end, and resumed each time,
+- killed (`kill -9`) at so many random moments, from its start to its last step, and resumed each time; a run that has
+  no step left is ended, and another one begun,
 - ended by SIGTERM, as a cluster does, and resumed,
+- with a loss that is NaN in a few steps,
 - with a recording deleted after the first checkpoint,
 - on a disk that is full at the second checkpoint, and resumed when there is room (a tmpfs: needs root on Linux).
 
@@ -30,11 +32,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.trainer import RESUMED
+from hf_speechrec.training_checkpoints import RESUMED
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "an4.yaml"
 STEPS, SAVE_STEPS = 120, 10
 RESUME = ("--resume_from_checkpoint", "true")
+NAN_STEPS = (20, 21, 50)
+NAN = f"""
+import sys
+from hf_speechrec.cli import app
+from hf_speechrec.trainer import SpeechTrainer
+
+whole = SpeechTrainer.compute_loss
+def compute_loss(self, *args, **kwargs):
+    loss = whole(self, *args, **kwargs)
+    return loss * float("nan") if self.state.global_step in {NAN_STEPS} else loss
+SpeechTrainer.compute_loss = compute_loss
+app(sys.argv[1:])
+"""
 
 
 def command(corpus: str | Path, folder: Path, seed: int, *more: str) -> list[str]:
@@ -99,24 +114,44 @@ def half_deleted(folder: Path) -> list[str]:
     return [path.name for path in checkpoints if not all((path / name).exists() for name in RESUMED)]
 
 
-def killed(corpus: str, folder: Path, kills: int, longest: float) -> tuple[int, int]:
-    """Kill at moments up to `longest` seconds after each start; counts of half-written files, half-deleted folders."""
+def newest_step(folder: Path) -> int:
+    """Of the newest checkpoint; 0 where there is none."""
+    return max((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
+
+
+def killed(corpus: str, root: Path, kills: int, longest: float) -> tuple[list[float], int, int]:
+    """
+    Kill at moments up to `longest` seconds after each start, as long as steps are left: after the last one a kill would
+    hit nothing but imports. Final losses of the runs that it took; counts of half-written files, half-deleted folders.
+    """
     moments = random.Random(0)
+    losses: list[float] = []
     files = folders = done = 0
-    while done < kills:
-        process = start(corpus, folder, 1, *RESUME)
-        try:
-            process.wait(moments.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            done += 1
-        process.communicate()
-        broken, missing = half_written(folder), half_deleted(folder)
-        files, folders = files + len(broken), folders + len(missing)
-        newest = max((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
-        print(f"  {done}: newest checkpoint {newest}, half-written {broken}, half-deleted {missing}", flush=True)
-    run(corpus, folder, 1, *RESUME)
-    return files, folders
+    while True:
+        folder = root / f"killed{len(losses)}"
+        while done < kills and newest_step(folder) < STEPS:
+            process = start(corpus, folder, 1, *RESUME)
+            try:
+                process.wait(moments.uniform(0, longest))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                done += newest_step(folder) < STEPS
+            process.communicate()
+            broken, missing = half_written(folder), half_deleted(folder)
+            files, folders = files + len(broken), folders + len(missing)
+            step = newest_step(folder)
+            print(f"  {done}: newest checkpoint {step}, half-written {broken}, half-deleted {missing}", flush=True)
+        run(corpus, folder, 1, *RESUME)
+        losses.append(final_loss(folder))
+        if done == kills:
+            return losses, files, folders
+
+
+def spoilt(corpus: str, folder: Path) -> int:
+    """A loss of NaN in some steps; returns how many were left out."""
+    _, _, _, *arguments = command(corpus, folder, 1)  # python -m hf_speechrec
+    subprocess.run([sys.executable, "-c", NAN, *arguments], check=True, capture_output=True)
+    return json.loads((folder / "all_results.json").read_text()).get("skipped_steps", 0)
 
 
 def terminated(corpus: str, folder: Path) -> int:
@@ -186,12 +221,14 @@ def main() -> None:
                 f"{fault}: final loss {loss:.4f}, unbroken {unbroken[0]:.4f}, spread {spread:.4f}; {facts}", flush=True
             )
 
-        files, folders = killed(corpus, root / "killed", arguments.kills, 1.6 * first_checkpoint)
-        compare(
-            f"killed {arguments.kills} times", final_loss(root / "killed"), half_written=files, half_deleted=folders
-        )
+        losses, files, folders = killed(corpus, root, arguments.kills, 1.6 * first_checkpoint)
+        farthest = max(losses, key=lambda loss: abs(loss - unbroken[0]))
+        facts = {"runs": len(losses), "half_written": files, "half_deleted": folders}
+        compare(f"killed {arguments.kills} times", farthest, **facts)
         code = terminated(corpus, root / "terminated")
         compare("SIGTERM", final_loss(root / "terminated"), exit_code=code)
+        skipped = spoilt(corpus, root / "spoilt")
+        compare(f"NaN in {len(NAN_STEPS)} steps", final_loss(root / "spoilt"), skipped_steps=skipped)
         missed = robbed(corpus, root)
         compare("a recording deleted", final_loss(root / "robbed"), failed_reads=missed)
         if sys.platform == "linux" and os.geteuid() == 0:

@@ -34,11 +34,13 @@ ENVIRONMENT = Path("runs/peers")
 
 
 def peers_python() -> str:
-    """The interpreter of the peers' environment, which is made where it is not there yet."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
+    """The interpreter of the peers' environment, which is made where it is not there yet, or not whole."""
+    python, installed = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed"
+    wanted = "\n".join(PEERS)
+    if not installed.exists() or installed.read_text() != wanted:
         venv.create(ENVIRONMENT, with_pip=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        installed.write_text(wanted)
     return str(python)
 
 

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/streaming.py an4 PATH/an4 --split test
     OMP_NUM_THREADS=1 python benchmarks/streaming.py runs/mine my.csv --latencies 0.64
 
-Recordings arrive in pieces of 50 ms, as from a microphone. A word's latency runs from its end in the audio
-(forced alignment of what the whole-file pass heard) to the end of the piece with which it was committed, and the
-computing of that piece is added. The difference in WER has a paired bootstrap over utterances.
+Recordings arrive in pieces of 50 ms, as from a microphone, which goes on behind them: faint noise of two seconds and
+the latency follows, so that the stream itself commits the last word, and its latency counts, too. A word's latency runs
+from its end in the audio (forced alignment of what the whole-file pass heard) to the end of the piece with which it was
+committed, and the computing of that piece is added. The difference in WER has a paired bootstrap over utterances.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import torch
 
 from hf_speechrec.audio import read_audio, row_source
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.evaluation import BOOTSTRAP_SAMPLES, utterance_errors
+from hf_speechrec.evaluation import BOOTSTRAP_SAMPLES, read_speakers, utterance_errors
 from hf_speechrec.listening import BLOCK_SECONDS
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.streaming import StreamingRecognizer
 from hf_speechrec.text import TextNormalizer
 from hf_speechrec.transcription import transcribe
+
+SILENCE_SECONDS = 2.0  # behind a recording, and the latency: more than the pause that ends a segment
+NOISE = 1e-4  # of full scale
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
 
     recognizer = load_recognizer(arguments.model, "cpu")
     normalizer = TextNormalizer(**recognizer.model.config.text_normalizer)
-    names = arguments.speakers.read_text().split() if arguments.speakers else None
+    names = read_speakers(arguments.speakers) if arguments.speakers else None
     corpus = read_corpus(arguments.corpus, arguments.split, speakers=names)
     rate = recognizer.feature_extractor.sampling_rate
     recordings = [read_audio(row_source(row), rate) for row in corpus]
@@ -52,17 +56,14 @@ def main() -> None:
         texts, delays, seconds = [], [], 0.0
         begin = time.process_time()
         for recording, transcript in zip(recordings, whole, strict=True):
-            text, times = play(stream, recording, rate)
+            played = with_silence(recording, stream.latency, rate)
+            text, times = play(stream, played, rate)
             texts.append(" ".join(text))
-            seconds += len(recording) / rate
+            seconds += len(played) / rate
             # The words that both have heard: when was each over, and when did it stand there?
             matcher = difflib.SequenceMatcher(None, [word.word for word in transcript.words], text, autojunk=False)
             for block in matcher.get_matching_blocks():
-                delays += [
-                    times[block.b + i] - transcript.words[block.a + i].end
-                    for i in range(block.size)
-                    if times[block.b + i] is not None
-                ]
+                delays += [times[block.b + i] - transcript.words[block.a + i].end for i in range(block.size)]
         cost = (time.process_time() - begin) / seconds
         streamed, _ = utterance_errors(references, texts)
         low, high = paired_interval(streamed - errors, words)
@@ -77,20 +78,28 @@ def main() -> None:
         )
 
 
-def play(stream: StreamingRecognizer, recording: np.ndarray, rate: int) -> tuple[list[str], list[float | None]]:
-    """The words of a recording and when each was committed; none where only the recording's end did that."""
+def with_silence(recording: np.ndarray, latency: float, rate: int) -> np.ndarray:
+    """A recording, and what a microphone hears after it."""
+    samples = round((SILENCE_SECONDS + latency) * rate)
+    noise = NOISE * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    return np.concatenate([recording, noise])
+
+
+def play(stream: StreamingRecognizer, recording: np.ndarray, rate: int) -> tuple[list[str], list[float]]:
+    """The words of a recording and when each was committed, in seconds from its beginning."""
     stream.reset()
     size = round(BLOCK_SECONDS * rate)
     words: list[str] = []
-    times: list[float | None] = []
-    for start in range(0, len(recording), size):
+    times: list[float] = []
+    for start in range(0, len(recording) + 1, size):
         begin = time.perf_counter()
+        is_last = start + size > len(recording)
         update = stream.feed(recording[start : start + size])
+        found = update.words + (stream.flush().words if is_last else [])
         now = min(start + size, len(recording)) / rate + time.perf_counter() - begin
-        words += [word.word for word in update.words]
-        times += [now] * len(update.words)
-    update = stream.flush()
-    return words + [word.word for word in update.words], times + [None] * len(update.words)
+        words += [word.word for word in found]
+        times += [now] * len(found)
+    return words, times
 
 
 def paired_interval(differences: np.ndarray, words: np.ndarray) -> tuple[float, float]:

@@ -237,6 +237,7 @@ def steps(rate: int, new_rate: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=16)
 def resampler(rate: int, sampling_rate: int) -> torchaudio.transforms.Resample:
+    """From a rate to another, both in Hz: (…, samples) → (…, samples')."""
     return torchaudio.transforms.Resample(*steps(rate, sampling_rate))
 
 

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .language_model import LanguageModelError, read_weights, read_words, write_with_hotwords
-from .pronunciation import Lexicon
-from .text import encode
+from .language_model import LANGUAGE_MODEL, LanguageModelError, read_weights, read_words, write_with_hotwords
+from .pronunciation import Lexicon, lexicon_of
+from .text import TextNormalizer, encode
 
 BEAM_SIZE = 100
 HOTWORD_BONUS = 5.0  # in powers of ten of probability
@@ -46,11 +48,16 @@ class BeamSearchDecoder:
             beside the file, or 1.
         word_score: is added for every word; the higher, the more words. The default is found likewise, or 0.
         beam_size: hypotheses that are kept from frame to frame.
-        hotwords: words that are to be found though the language model may not know them or think them rare.
+        hotwords: words that are to be found though the language model may not know them or think them rare; for a
+            search through a lexicon that lacks one also how it is said: "OUIDA=W IY D AH".
         hotword_bonus: log10-probability that they get beyond what they have; an unknown one starts as a word that was
             seen once.
         lexicon, phones: how words are said, and the classes of the model's head for phones (its config's `phones`): the
             search then reads `phone_logits`, and finds words by their sound and not by their spelling.
+
+    Attributes:
+        head: the model's output that it reads.
+        lexicon: the words that it can find, and how they are said; none where it reads characters.
 
     Raises:
         LanguageModelError: where the extra `lm` is not installed, for a file that is not ARPA, one whose words cannot
@@ -71,19 +78,26 @@ class BeamSearchDecoder:
         phones: list[str] | None = None,
     ):
         try:
+            import flashlight.lib.text.decoder.kenlm  # noqa: F401  without kenlm torchaudio would blame the file
             from torchaudio.models.decoder import ctc_decoder
         except (ImportError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise LanguageModelError(
-                f"a language model needs the extra lm: pip install 'hf_speechrec[lm]' ({error})"
+                f"a language model needs the extra lm: pip install 'hf_speechrec[lm]' ({reason})"
             ) from None
         weights = read_weights(language_model)
         self.lm_weight = weights.get("lm_weight", 1.0) if lm_weight is None else lm_weight
         self.word_score = weights.get("word_score", 0.0) if word_score is None else word_score
         words = list(dict.fromkeys(read_words(language_model)))
-        hotwords = [word for phrase in hotwords for word in phrase.split()]
+        hotwords, pronunciations = _said_as(hotwords)
         self.head = "logits" if lexicon is None else "phone_logits"
         self.delimiter = None
+        self.lexicon: Lexicon | None = None
+        self.phones = phones or []
         if lexicon is None:
+            if pronunciations:
+                word = next(iter(pronunciations))
+                raise LanguageModelError(f"hotword {word!r}: expected the word alone, as the model has no phones")
             vocab = tokenizer.get_vocab()
             tokens, blank, silence = (
                 sorted(vocab, key=vocab.__getitem__),
@@ -93,11 +107,8 @@ class BeamSearchDecoder:
             self.delimiter = tokenizer.word_delimiter_token_id
             units = {word: [spelling] for word in [*words, *hotwords] if (spelling := _spelling(tokenizer, word))}
         else:
-            tokens, blank, silence = [BLANK, *(phones or [])], BLANK, BLANK
-            units = {word: lexicon[word] for word in [*words, *hotwords] if word in lexicon}
-            said = {phone for ways in units.values() for way in ways for phone in way}
-            if strange := sorted(said - set(tokens)):
-                raise LanguageModelError(f"the lexicon: expected phones of the recogniser, got {strange[0]!r}")
+            tokens, blank, silence = [BLANK, *self.phones], BLANK, BLANK
+            units = self.lexicon = _sounds([*words, *hotwords], lexicon, pronunciations, self.phones)
         if len(units) < len(words) / 2:
             example = next(word for word in words if word not in units)
             expected = "words in the recogniser's alphabet" if lexicon is None else "words of the lexicon"
@@ -106,8 +117,12 @@ class BeamSearchDecoder:
                 f"(such as {example!r})"
             )
         if unknown := [word for word in hotwords if word not in units]:
-            reason = "the recogniser does not know all of its characters"
-            raise LanguageModelError(f"hotword {unknown[0]!r}: {reason if lexicon is None else 'not in the lexicon'}")
+            reason = (
+                "the recogniser does not know all of its characters"
+                if lexicon is None
+                else f"not in the lexicon: expected its phones, too, as in '{unknown[0]}=W IY D AH'"
+            )
+            raise LanguageModelError(f"hotword {unknown[0]!r}: {reason}")
         word_bonus = 0.0
         with tempfile.TemporaryDirectory() as folder:
             entries = Path(folder, "lexicon.txt")
@@ -147,6 +162,72 @@ class BeamSearchDecoder:
         return " ".join(hypotheses[0].words) if hypotheses else ""
 
 
+def load_decoder(
+    recognizer: Any, language_model: str | PathLike, *, hotwords: Iterable[str] = (), **options
+) -> BeamSearchDecoder:
+    """
+    The search that suits a recogniser: by sound where its folder has a lexicon, else by spelling.
+
+    Args:
+        recognizer: from `load_recognizer`.
+        language_model: an ARPA file, or "model" for the one that the recogniser's folder carries.
+        hotwords: as `BeamSearchDecoder` takes them, in any spelling: the recogniser's normaliser is applied.
+        options: others of `BeamSearchDecoder`.
+
+    Raises:
+        LanguageModelError: as `BeamSearchDecoder`, and for a model without a language model of its own.
+    """
+    config = recognizer.model.config
+    if language_model == "model":
+        language_model = Path(recognizer.model.name_or_path, LANGUAGE_MODEL)
+        if not language_model.is_file():
+            raise LanguageModelError(f"the model carries no language model: expected {language_model}")
+    normalizer = TextNormalizer(**(config.text_normalizer or {}))
+    parts = [hotword.partition("=") for hotword in hotwords]
+    return BeamSearchDecoder(
+        recognizer.tokenizer,
+        language_model,
+        hotwords=[f"{normalizer(words)}{equals}{phones}" for words, equals, phones in parts],
+        lexicon=lexicon_of(recognizer.model),
+        phones=config.phones,
+        **options,
+    )
+
+
+def _said_as(hotwords: Iterable[str]) -> tuple[list[str], Lexicon]:
+    """Hotwords, and how those are said that come with their phones ("OUIDA=W IY D AH")."""
+    words: list[str] = []
+    pronunciations: Lexicon = {}
+    for hotword in hotwords:
+        spelling, equals, phones = hotword.partition("=")
+        words += spelling.split()
+        if equals:
+            # A dictionary's marks of stress are dropped, as `read_lexicon` does.
+            way = [re.sub(r"\d$", "", phone) for phone in phones.split()]
+            if len(spelling.split()) != 1 or not way:
+                raise LanguageModelError(
+                    f"hotword {hotword!r}: expected one word and its phones, as in 'OUIDA=W IY D AH'"
+                )
+            pronunciations.setdefault(spelling.strip(), []).append(way)
+    return words, pronunciations
+
+
+def _sounds(words: Iterable[str], lexicon: Lexicon, pronunciations: Lexicon, phones: list[str]) -> Lexicon:
+    """
+    How words are said, as far as it is known; `pronunciations` come before the lexicon's. Raises `LanguageModelError`
+    for phones that the recogniser does not have.
+    """
+    sounds = {word: [*pronunciations.get(word, []), *lexicon.get(word, [])] for word in words}
+    sounds = {word: ways for word, ways in sounds.items() if ways}
+    for word, ways in sounds.items():
+        if strange := [phone for way in ways for phone in way if phone not in phones]:
+            source = f"hotword {word!r}" if word in pronunciations else "the lexicon"
+            raise LanguageModelError(
+                f"{source}: expected phones of the recogniser ({' '.join(phones)}), got {strange[0]!r}"
+            )
+    return sounds
+
+
 @contextlib.contextmanager
 def _kenlm_quiet() -> Iterator[None]:
     """KenLM draws a progress bar on the process' own stderr, which Python cannot redirect."""
@@ -168,4 +249,4 @@ def _spelling(tokenizer, word: str) -> list[str] | None:
     return [*tokenizer.convert_ids_to_tokens(tokens), tokenizer.word_delimiter_token]
 
 
-__all__ = ["BeamSearchDecoder", "GreedyDecoder"]
+__all__ = ["BeamSearchDecoder", "GreedyDecoder", "load_decoder"]

@@ -1,10 +1,12 @@
 """Error rates: word and character error rate, their confidence interval, and what goes wrong most."""
 
 import datetime
+import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,13 +16,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .audio import AudioError, read_audio, row_source
+from .audio import AudioError, read_audio, row_source, source_name
 from .augmentation import add_noise
 from .modeling_resnet_bigru import BLANK_MARGIN
 from .text import TextNormalizer
 from .transcription import transcribe
 
+logger = logging.getLogger(__name__)
+
 BOOTSTRAP_SAMPLES = 10_000
+# One character for each that the vocabulary lacks, as in the transcript itself; no model writes it.
+UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 class SpeechErrorRate(evaluate.Metric):
@@ -66,21 +72,26 @@ def error_rates(references: list[str], predictions: list[str]) -> dict[str, floa
     }
 
 
-def utterance_errors(references: list[str], predictions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Word errors and reference words of each utterance: two integer arrays (utterances,)."""
+def utterance_errors(
+    references: list[str], predictions: list[str], process: Callable = jiwer.process_words
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Word errors and reference words of each utterance: two integer arrays (utterances,); of its characters where
+    `process` is `jiwer.process_characters`.
+    """
     counts = [
-        (words.substitutions + words.deletions + words.insertions, words.hits + words.substitutions + words.deletions)
+        (units.substitutions + units.deletions + units.insertions, units.hits + units.substitutions + units.deletions)
         for reference, prediction in zip(references, predictions, strict=True)
-        for words in [jiwer.process_words(reference, prediction)]
+        for units in [process(reference, prediction)]
     ]
-    errors, words = np.array(counts).T
-    return errors, words
+    errors, units = np.array(counts).T
+    return errors, units
 
 
 def bootstrap_interval(errors: np.ndarray, words: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """
     95 % interval of the WER, by drawing utterances with replacement (Bisani & Ney, 2004, "Bootstrap estimates for
-    confidence intervals in ASR performance evaluation").
+    confidence intervals in ASR performance evaluation"); of another rate, where errors are counted in other units.
     """
     draws = np.random.default_rng(seed).multinomial(
         len(errors), np.full(len(errors), 1 / len(errors)), size=BOOTSTRAP_SAMPLES
@@ -111,7 +122,7 @@ def frame_predictions(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     return logits.argmax(-1).masked_fill((logits == BLANK_MARGIN).any(-1), -100)
 
 
-def trainer_metrics(processor, normalizer: Callable[[str], str], report: Callable[[str], Any]) -> Callable:
+def trainer_metrics(processor, report: Callable[[str], Any]) -> Callable:
     """
     `compute_metrics` for a Trainer whose `preprocess_logits_for_metrics` is `frame_predictions`.
 
@@ -126,7 +137,11 @@ def trainer_metrics(processor, normalizer: Callable[[str], str], report: Callabl
         blank_share = float((frames == tokenizer.pad_token_id).sum() / max(valid.sum(), 1))
         predictions = tokenizer.batch_decode(np.where(valid, frames, tokenizer.pad_token_id))
         label_ids = np.where(labels >= 0, labels, tokenizer.pad_token_id)
-        references = [normalizer(text) for text in tokenizer.batch_decode(label_ids, group_tokens=False)]
+        # Labels are of normalised transcripts. A second time would make two words of CAF<unk>.
+        references = [
+            text.replace(tokenizer.unk_token, UNKNOWN_CHARACTER)
+            for text in tokenizer.batch_decode(label_ids, group_tokens=False)
+        ]
         for i in np.linspace(0, len(references) - 1, num=min(5, len(references)), dtype=int):
             report(f"  said:  {references[i]}\n  heard: {predictions[i]}")
         report(f"  blank frames: {blank_share:.1%}")
@@ -155,19 +170,21 @@ def evaluate_recognizer(
         decoder: as `transcribe` takes it; greedy where it is not given.
 
     Returns:
-        `wer` and `cer` (shares), `wer_interval` (95 %), `substitutions`, `deletions`, `insertions`, `words`,
-        `utterances`, `failed` (files that could not be read, which are left out and named), `confusions`, `worst`
-        (utterances), `audio_seconds`, and `real_time_factor` (seconds of computing for a second of audio: reading,
-        features, model and decoding).
+        `wer` and `cer` (shares), `wer_interval` and `cer_interval` (95 %), `substitutions`, `deletions`, `insertions`,
+        `words`, `utterances`, `failed` (files that could not be read, which are left out and named), `confusions`,
+        `worst` (utterances: `source`, `reference`, `prediction`, and word `errors`), `audio_seconds`, and
+        `real_time_factor` (seconds of computing for a second of audio: reading, features, model and decoding).
     """
     normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
     if "duration" in dataset.column_names:
         dataset = dataset.sort("duration")
     failed: list[str] = []
     references: list[str] = []
+    names: list[str] = []
 
     def recordings() -> Iterator[np.ndarray]:
         for row, samples in conditioned(dataset, recognizer, failed, gain_db, noise_snr_db):
+            names.append(source_name(row_source(row)))
             references.append(normalizer(row["text"]))
             yield samples
 
@@ -183,11 +200,17 @@ def evaluate_recognizer(
     return {
         **error_rates(references, predictions),
         "wer_interval": bootstrap_interval(errors, words),
+        "cer_interval": bootstrap_interval(*utterance_errors(references, predictions, jiwer.process_characters)),
         "utterances": len(references),
         "failed": failed,
         "confusions": confusions(references, predictions),
         "worst": [
-            {"reference": references[i], "prediction": predictions[i], "errors": int(errors[i])}
+            {
+                "source": names[i],
+                "reference": references[i],
+                "prediction": predictions[i],
+                "errors": int(errors[i]),
+            }
             for i in worst
             if errors[i]
         ],
@@ -213,6 +236,17 @@ def conditioned(
         yield row, samples * np.float32(10 ** (gain_db / 20))
 
 
+def read_speakers(path: Path) -> list[str]:
+    """The speakers that a file names, one a line; a name may hold blanks."""
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def warn_of_missing_speakers(path: Path, speakers: Iterable[str], dataset: datasets.Dataset) -> None:
+    """Name those of a file's speakers who say nothing in a corpus."""
+    if missing := sorted(set(speakers) - set(dataset["speaker"])):
+        logger.warning("%s: the corpus has no utterance of %s", path, ", ".join(missing))
+
+
 def circumstances(model, seconds: float, elapsed: float, gain_db: float, noise_snr_db: float | None) -> dict[str, Any]:
     """What a report says of how its figures came about: of `seconds` of audio in `elapsed` seconds by a pipeline."""
     return {
@@ -227,11 +261,11 @@ def circumstances(model, seconds: float, elapsed: float, gain_db: float, noise_s
 
 def format_report(report: dict[str, Any]) -> str:
     """The result of `evaluate_recognizer` as a table to read."""
-    low, high = report["wer_interval"]
+    (low, high), (cer_low, cer_high) = report["wer_interval"], report["cer_interval"]
     lines = [
         f"WER   {report['wer']:7.2%}   (95 % interval {low:.2%} to {high:.2%}, {report['words']} words, "
         f"{report['utterances']} utterances)",
-        f"CER   {report['cer']:7.2%}",
+        f"CER   {report['cer']:7.2%}   (95 % interval {cer_low:.2%} to {cer_high:.2%})",
         f"errors  {report['substitutions']} substituted, {report['deletions']} deleted, "
         f"{report['insertions']} inserted",
         f"speed   {report['audio_seconds']:.0f} s of audio at a real-time factor of {report['real_time_factor']:.4f} "
@@ -245,7 +279,10 @@ def format_report(report: dict[str, Any]) -> str:
         ]
     if report["worst"]:
         lines.append("worst utterances:")
-        lines += [f"  said   {item['reference']}\n  heard  {item['prediction']}" for item in report["worst"]]
+        lines += [
+            f"  said   {item['reference']}\n  heard  {item['prediction']}\n  in     {item['source']}"
+            for item in report["worst"]
+        ]
     if report["failed"]:
         lines.append(f"{len(report['failed'])} recordings could not be read:")
         lines += [f"  {reason}" for reason in report["failed"][:5]]

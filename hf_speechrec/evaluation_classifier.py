@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
+from .audio import row_source, source_name
 from .classification import classify
 from .evaluation import bootstrap_interval, circumstances, conditioned
 
@@ -83,27 +84,36 @@ def evaluate_classifier(
         `accuracy`, `accuracy_interval` (95 %), `macro_f1`, `per_class` (precision, recall, F1 and support), `labels`
         and the `confusion_matrix` in their order (rows: true), `expected_calibration_error`, `confidence_threshold`
         with the shares of right and of wrong answers that reach it, `utterances`, `failed` (files that could not be
-        read, and labels that the model does not have), `audio_seconds`, and `real_time_factor`.
+        used), `audio_seconds`, and `real_time_factor`. Clips whose label the model does not have count for
+        `unknown_utterances`, `unknown_labels` and `unknown_rejected` alone, the last being the share of them below the
+        threshold (None without such clips or threshold).
     """
     config = classifier.model.config
     failed: list[str] = []
-    truth: list[str] = []
+    said: list[tuple[str, str]] = []  # label and recording
 
     def recordings() -> Iterator[np.ndarray]:
         for row, samples in conditioned(dataset, classifier, failed, gain_db, noise_snr_db):
-            if row["label"] not in config.label2id:
-                failed.append(f"{row.get('path', 'a row')}: the label {row['label']!r} is none of the model's")
-            else:
-                truth.append(row["label"])
-                yield samples
+            said.append((row["label"], source_name(row_source(row))))
+            yield samples
 
     start = time.perf_counter()
     results = list(classify(recordings(), classifier, top_k=1, batch_size=batch_size))
     elapsed = time.perf_counter() - start
-    if not truth:
-        raise ValueError(f"not one recording could be used ({failed[0] if failed else 'the corpus is empty'})")
-    predictions = [result.labels[0]["label"] for result in results]
-    confidences = np.array([result.labels[0]["score"] for result in results])
+    answers: list[tuple[str, dict[str, Any]]] = []  # label, and what was heard
+    for (label, source), result in zip(said, results, strict=True):
+        if result.error is None:
+            answers.append((label, result.labels[0]))
+        else:
+            failed.append(f"{source}: {result.error.removeprefix('audio: ')}")
+    unknown = [(label, heard) for label, heard in answers if label not in config.label2id]
+    answers = [(label, heard) for label, heard in answers if label in config.label2id]
+    if not answers:
+        reasons = [*failed, *(f"the label {label!r} is none of the model's" for label, _ in unknown)]
+        raise ValueError(f"not one recording could be used ({reasons[0] if reasons else 'the corpus is empty'})")
+    truth = [label for label, _ in answers]
+    predictions = [heard["label"] for _, heard in answers]
+    confidences = np.array([heard["score"] for _, heard in answers])
     is_right = np.array([said == heard for said, heard in zip(truth, predictions, strict=True)])
     rates = classification_rates(truth, predictions)
     low, high = bootstrap_interval((~is_right).astype(int), np.ones(len(truth), dtype=int))
@@ -111,6 +121,7 @@ def evaluate_classifier(
     per_class = classification_report(truth, predictions, labels=names, output_dict=True, zero_division=0)
     seconds = sum(result.duration for result in results)
     threshold = config.confidence_threshold
+    unknown_accepted = _share(np.array([heard["score"] for _, heard in unknown]), threshold)
     return {
         **rates,
         "accuracy_interval": (1 - high, 1 - low),
@@ -122,6 +133,9 @@ def evaluate_classifier(
         "right_accepted": _share(confidences[is_right], threshold),
         "wrong_accepted": _share(confidences[~is_right], threshold),
         "utterances": len(truth),
+        "unknown_utterances": len(unknown),
+        "unknown_labels": sorted({label for label, _ in unknown}),
+        "unknown_rejected": None if unknown_accepted is None else 1 - unknown_accepted,
         "failed": failed,
         **circumstances(classifier, seconds, elapsed, gain_db, noise_snr_db),
     }
@@ -147,6 +161,11 @@ def format_classification_report(report: dict[str, Any]) -> str:
             if report[key] is not None
         ]
         lines.append(f"confidence of {report['confidence_threshold']:.3f} or more: {', '.join(shares)}")
+    if report["unknown_utterances"]:
+        shown = ", ".join(report["unknown_labels"][:10]) + (", …" if len(report["unknown_labels"]) > 10 else "")
+        rejected = report["unknown_rejected"]
+        below = "" if rejected is None else f": {rejected:.1%} of them below that confidence"
+        lines.append(f"{report['unknown_utterances']} clips of labels that the model lacks ({shown}){below}")
     lines.append(
         f"speed     {report['audio_seconds']:.0f} s of audio at a real-time factor of {report['real_time_factor']:.4f} "
         f"({report['hardware']})"

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from .hub import SEARCH_FILES, copy_files
 from .loading import ModelError, load_model
 from .modeling_bilstm import BiLstmForAudioClassification
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .modeling_sequence import BidirectionalGRU
 from .onnx_model import CLASSIFIER_FILE, ENCODER_FILE, RECURRENCE_FILE
-from .pronunciation import LEXICON, lexicon_of, write_lexicon
 
 BATCH, FRAMES = torch.export.Dim("batch"), torch.export.Dim("frames")
 ONNX_INT32 = 6  # `onnx.TensorProto.INT32`, of a package that is an extra
@@ -151,7 +151,8 @@ class _Recurrence(nn.Module):
 def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = False) -> Path:
     """
     Write a model as a folder that every command, `load_recognizer` and `load_classifier` take, but which runs in
-    onnxruntime: config, feature extractor, a recogniser's tokenizer, and graphs of any batch and length.
+    onnxruntime: config, feature extractor, a recogniser's tokenizer, lexicon and language model, and graphs of any
+    batch and length.
 
     A classifier is one graph. `classifier.onnx`: `input_features` (batch, frames, mels) and `attention_mask` (batch,
     frames) → `logits` (batch, labels).
@@ -196,8 +197,7 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
         onnx.save(graph, folder / name)
     network.config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if isinstance(network, ResNetBiGruForCTC) and (lexicon := lexicon_of(network)) is not None:
-        write_lexicon(lexicon, folder / LEXICON)
+    copy_files(Path(network.name_or_path), folder, SEARCH_FILES)
     return folder
 
 

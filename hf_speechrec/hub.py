@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ WEIGHTS = "model.safetensors"
 # What of a checkpoint is uploaded while a run goes on; never a pickle.
 PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)
-# What a run leaves beside the weights and a card shows, and a language model with its weights.
-COMPANIONS = (FACTS, "all_results.json", "*.png", "language_model.*", LEXICON)
+# What a search with a language model reads; a lexicon's licence wants its notice to stay with it.
+SEARCH_FILES = ("language_model.*", LEXICON, "*LICENSE*")
+COMPANIONS = (FACTS, "all_results.json", "*.png", *SEARCH_FILES)  # besides, what a run leaves and a card shows
 ATTEMPTS = 3
 CHECK_SECONDS = 300
 LOGITS_TOLERANCE = 1e-4
@@ -152,10 +153,15 @@ def write_hub_folder(
     processor.save_pretrained(folder)
     # What was measured is true of the weights in the source, not of what has been trained on in memory since.
     if source is not None and (weights is not None or _has_weights_of(model, source)):
-        for pattern in COMPANIONS:
-            for file in source.glob(pattern):
-                shutil.copyfile(file, folder / file.name)
+        copy_files(source, folder, COMPANIONS)
     render_model_card(folder, model_id)
+
+
+def copy_files(source: Path, folder: Path, patterns: Iterable[str]) -> None:
+    """Copy the files of a folder whose names fit one of the patterns into another one."""
+    if not source.samefile(folder):
+        for file in {file for pattern in patterns for file in source.glob(pattern) if file.is_file()}:
+            shutil.copyfile(file, folder / file.name)
 
 
 def _has_weights_of(model: PreTrainedModel, folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """A microphone, or a file that plays as one → samples as they come."""
 
+import contextlib
 import queue
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import numpy as np
 from .audio import audio_blocks
 
 BLOCK_SECONDS = 0.05
+LOST_SECONDS = 5.0  # without a block: a microphone that was pulled out says nothing, and PortAudio does not tell
 
 
 class MicrophoneError(ValueError):
@@ -24,7 +26,8 @@ def microphone(device: int | str | None = None) -> Iterator[tuple[np.ndarray, in
         device: the number or a part of the name of an input of sounddevice's list; by default the system's.
 
     Raises:
-        MicrophoneError: without the extra `listen`, PortAudio, or an input.
+        MicrophoneError: without the extra `listen`, PortAudio, or an input; where it does not start; and where nothing
+            has come for five seconds.
     """
     try:
         import sounddevice
@@ -33,21 +36,28 @@ def microphone(device: int | str | None = None) -> Iterator[tuple[np.ndarray, in
             f"a microphone needs the extra listen: pip install 'hf_speechrec[listen]', and PortAudio ({error})"
         ) from None
     blocks: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-    try:
-        rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
-        stream = sounddevice.InputStream(
-            rate,
-            round(BLOCK_SECONDS * rate),
-            device,
-            channels=1,
-            dtype="float32",
-            callback=lambda samples, *_: blocks.put(samples[:, 0].copy()),
-        )
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise MicrophoneError(f"expected a microphone that can be opened, got: {error}") from None
-    with stream:
+    with contextlib.ExitStack() as opened:
+        try:
+            rate = int(sounddevice.query_devices(device, "input")["default_samplerate"])
+            stream = sounddevice.InputStream(
+                rate,
+                round(BLOCK_SECONDS * rate),
+                device,
+                channels=1,
+                dtype="float32",
+                callback=lambda samples, *_: blocks.put(samples[:, 0].copy()),
+            )
+            opened.enter_context(stream)  # starts it
+        except (sounddevice.PortAudioError, ValueError) as error:
+            raise MicrophoneError(f"expected a microphone that can be opened, got: {error}") from None
         while True:
-            yield blocks.get(), rate
+            try:
+                block = blocks.get(timeout=LOST_SECONDS)
+            except queue.Empty:
+                raise MicrophoneError(
+                    f"expected sound from the microphone, nothing has come for {LOST_SECONDS:g} s: is it plugged in?"
+                ) from None
+            yield block, rate
 
 
 def played(path: str | PathLike, sampling_rate: int, speed: float = 1.0) -> Iterator[tuple[np.ndarray, int]]:

@@ -131,7 +131,11 @@ class BiLstmForAudioClassification(PreTrainedModel):
 
     @classmethod
     def from_state_dict_file(
-        cls, path: str | PathLike, id2label: dict[int, str] | None = None, pooling: str = "mean", **kwargs
+        cls,
+        path: str | PathLike,
+        id2label: dict[int, str] | None = None,
+        pooling: str = BiLstmConfig.pooling,
+        **kwargs,
     ) -> "BiLstmForAudioClassification":
         """
         Read a `speech_recognition_model.pth`: the state dict of a module of `lstm` (a bidirectional `nn.LSTM`) and
@@ -140,7 +144,8 @@ class BiLstmForAudioClassification(PreTrainedModel):
         Args:
             path: the file.
             id2label: names of the classes.
-            pooling: what the module did between `lstm` and `fc`: "mean", "max" or "last".
+            pooling: what the module did between `lstm` and `fc`: "mean", "max" or "last". The tensors do not tell; by
+                default what [`BiLstmConfig`] does.
             **kwargs: further arguments of [`BiLstmConfig`].
 
         Raises:

@@ -1,8 +1,8 @@
 """Exported models in onnxruntime, with the face of transformers models."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
-from .modeling_resnet_bigru import PhoneticCTCOutput
+from .modeling_resnet_bigru import BLANK_MARGIN, PhoneticCTCOutput
 
 ENCODER_FILE = "encoder.onnx"
 RECURRENCE_FILE = "recurrence.onnx"
 CLASSIFIER_FILE = "classifier.onnx"
+
+Shape = tuple[int | None, ...]  # None for a dimension of any size
 
 
 class _OnnxModel(PreTrainedModel):
@@ -35,14 +37,15 @@ class _OnnxModel(PreTrainedModel):
 class OnnxResNetBiGruForCTC(_OnnxModel):
     """
     What `export_onnx` has written, on the CPU. It runs on as many threads as torch does, and gives what
-    `ResNetBiGruForCTC` gives, for whole utterances and for streams.
+    `ResNetBiGruForCTC` gives, for whole utterances, in chunks where its config asks for them, and for streams.
 
     Args:
         config: the exported model's.
         folder: with its two graphs.
 
     Raises:
-        ValueError: for a file that onnxruntime cannot read, and without the extra `onnx`.
+        ValueError: for a file that onnxruntime cannot read, graphs that are not the config's, and without the extra
+            `onnx`.
     """
 
     config: ResNetBiGruConfig
@@ -51,8 +54,18 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
     def __init__(self, config: ResNetBiGruConfig, folder: str | PathLike):
         super().__init__(config)
         self.name_or_path = str(folder)
-        self._encoder = _session(Path(folder, ENCODER_FILE))
-        self._recurrence = _session(Path(folder, RECURRENCE_FILE))
+        # Classes of each head, and which of them is the blank.
+        self._heads = {"logits": (config.vocab_size, config.pad_token_id or 0)}
+        if config.phones:
+            self._heads["phone_logits"] = (1 + len(config.phones), 0)
+        features: Shape = (None, None, config.num_mel_bins)
+        hidden: Shape = (None, None, config.hidden_size)
+        states: Shape = (config.num_hidden_layers, None, config.hidden_size)
+        encoder: dict[str, Shape] = {"input_features": features, "hidden_states": hidden, "lengths": (None,)}
+        recurrence: dict[str, Shape] = {"hidden_states": hidden, "states": states, "next_states": states}
+        recurrence |= {name: (None, None, classes) for name, (classes, _) in self._heads.items()}
+        self._encoder = _session(Path(folder, ENCODER_FILE), encoder)
+        self._recurrence = _session(Path(folder, RECURRENCE_FILE), recurrence)
 
     def forward(
         self,
@@ -64,10 +77,31 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
         hidden_states, lengths = self._encode(input_features, attention_mask)
-        states = np.stack([state[0] for state in self.initial_states(len(lengths))])
-        logits, _, *phones = self._recur(hidden_states, lengths, states, hidden_states.shape[1] - 1)
-        output = PhoneticCTCOutput(logits=logits, phone_logits=torch.from_numpy(phones[0]) if phones else None)
+        logits, *phone_logits = map(torch.from_numpy, self._recognize(hidden_states, lengths))
+        output = PhoneticCTCOutput(logits=logits, phone_logits=phone_logits[0] if phone_logits else None)
         return output.to_tuple() if return_dict is False else output
+
+    def _recognize(self, hidden_states: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """
+        The encoder's output (batch, frames', hidden) and lengths (batch,) → logits (batch, frames', classes) of each
+        head: of whole utterances, or chunk after chunk, each chunk of the rows that have not ended before it.
+        """
+        batch, frames = hidden_states.shape[:2]
+        chunk_frames = self.config.chunk_frames or frames
+        window_frames = chunk_frames + (self.config.lookahead_frames if self.config.chunk_frames else 0)
+        heads = []
+        for classes, blank in self._heads.values():
+            heads.append(np.zeros((batch, frames, classes), np.float32))
+            heads[-1][..., blank] = BLANK_MARGIN  # until a chunk says more
+        states = np.stack([state[0] for state in self.initial_states(batch)])
+        for start in range(0, int(lengths.max()), chunk_frames):
+            end, rows = min(start + chunk_frames, frames), np.flatnonzero(lengths > start)
+            window = hidden_states[rows, start : start + window_frames]
+            window_lengths = (lengths[rows] - start).clip(max=window.shape[1])
+            states[:, rows], *logits = self._recur(window, window_lengths, states[:, rows], end - start - 1)
+            for head, outputs in zip(heads, logits, strict=True):
+                head[rows, start:end] = outputs[:, : end - start]
+        return heads
 
     def encoder(self, input_features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `ResNetBiGruForCTC.encoder`."""
@@ -85,18 +119,17 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         """As `ResNetBiGruForCTC.recognize_window`."""
         chunk_frames = min(chunk_frames, window.shape[1])
         before = torch.cat(states).numpy()
-        logits, after, *_ = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
-        return logits[0, :chunk_frames], list(torch.from_numpy(after)[:, None])
+        after, logits, *_ = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
+        return torch.from_numpy(logits[0, :chunk_frames]), list(torch.from_numpy(after)[:, None])
 
     def _encode(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[np.ndarray]:
         inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
-        return self._encoder.run(None, inputs)
+        return self._encoder.run(["hidden_states", "lengths"], inputs)
 
-    def _recur(self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int) -> tuple[Any, ...]:
-        """Logits, the states of the last frame, and of a model with phones their logits."""
+    def _recur(self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int) -> list[np.ndarray]:
+        """The states of the last frame, and the logits of each head."""
         inputs = {"hidden_states": hidden_states, "lengths": lengths, "states": states, "last": np.array([last])}
-        logits, *others = self._recurrence.run(None, inputs)
-        return torch.from_numpy(logits), *others
+        return self._recurrence.run(["next_states", *self._heads], inputs)
 
 
 class OnnxBiLstmForAudioClassification(_OnnxModel):
@@ -109,7 +142,8 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
         folder: with its graph.
 
     Raises:
-        ValueError: for a file that onnxruntime cannot read, and without the extra `onnx`.
+        ValueError: for a file that onnxruntime cannot read, a graph that is not the config's, and without the extra
+            `onnx`.
     """
 
     config: BiLstmConfig
@@ -118,7 +152,10 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
     def __init__(self, config: BiLstmConfig, folder: str | PathLike):
         super().__init__(config)
         self.name_or_path = str(folder)
-        self._classifier = _session(Path(folder, CLASSIFIER_FILE))
+        self._classifier = _session(
+            Path(folder, CLASSIFIER_FILE),
+            {"input_features": (None, None, config.input_size), "logits": (None, config.num_labels)},
+        )
 
     def forward(
         self,
@@ -130,19 +167,32 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
         if attention_mask is None:
             attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
         inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
-        logits = torch.from_numpy(self._classifier.run(None, inputs)[0])
+        logits = torch.from_numpy(self._classifier.run(["logits"], inputs)[0])
         return (logits,) if return_dict is False else SequenceClassifierOutput(logits=logits)
 
 
-def _session(path: Path):
+def _session(path: Path, shapes: dict[str, Shape]):
+    """A graph whose inputs and outputs have the shapes that the config wants of them."""
     try:
         import onnxruntime
     except ImportError:
         raise ValueError("to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from None
     try:
-        return onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own share no other base
         raise ValueError(f"{path}: expected an exported model ({error})") from None
+    stored = {node.name: node.shape for node in [*session.get_inputs(), *session.get_outputs()]}
+    for name, shape in shapes.items():
+        got = stored.get(name, [])
+        if len(got) != len(shape) or any(size not in (None, own) for size, own in zip(shape, got, strict=True)):
+            came = _written(got) if got else "none"
+            raise ValueError(f"{path}: expected {name} {_written(shape)}, as the config has it, got {came}")
+    return session
+
+
+def _written(shape: Sequence[int | str | None]) -> str:
+    """A shape for people: (any, any, 29)."""
+    return f"({', '.join(str(size) if isinstance(size, int) else 'any' for size in shape)})"
 
 
 def session_options():

@@ -24,6 +24,7 @@ class Segment:
     start: int  # samples from the recording's beginning to the piece proper
     lead: int  # samples before it
     length: int  # samples of it
+    goes_on: bool = False  # cut where nobody pauses: the next piece may begin within a word
 
     @property
     def own_samples(self) -> np.ndarray:
@@ -55,7 +56,7 @@ def cut_at_silences(blocks: Iterable[np.ndarray], sampling_rate: int, multiple: 
             cut, is_pause = _pause(buffer[lead : lead + longest], sampling_rate, len(buffer) - lead > longest)
             length = cut // multiple * multiple or len(buffer) - lead
             after = 0 if is_pause else context
-            yield Segment(buffer[: lead + length + after], begin + lead, lead, length)
+            yield Segment(buffer[: lead + length + after], begin + lead, lead, length, goes_on=not is_pause)
             kept = min(after, lead + length)
             begin += lead + length - kept
             buffer, lead = buffer[lead + length - kept :], kept

@@ -8,18 +8,20 @@ and the forward GRUs carry their state on (see docs/architecture.md for the late
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
 from .alignment import Character, Word, join_characters
-from .audio import StreamResampler, check_samples
+from .audio import MAX_RATE, MIN_RATE, StreamResampler, check_samples
 from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .onnx_model import OnnxResNetBiGruForCTC
 
 LATENCY = 0.64  # seconds, where neither caller nor config say
 LOOKAHEAD_SHARE = 1 / 3  # of what a latency leaves for chunk and look-ahead; measured in docs/experiments.md
+LONGEST_SECONDS = 60.0  # of a segment in which nobody pauses; it ends with a word then, and at twice that anywhere
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Update:
 
     words: list[Word] = field(default_factory=list)  # committed now, in order
     partial: str = ""  # of the word that is being said
-    segments: list[list[Word]] = field(default_factory=list)  # ended now by silence: the words of each
+    segments: list[list[Word]] = field(default_factory=list)  # ended now, mostly by silence: the words of each
 
 
 class StreamingRecognizer:
@@ -40,9 +42,13 @@ class StreamingRecognizer:
         processor: its processor (or pipeline: anything with `feature_extractor` and `tokenizer`).
         latency: algorithmic latency in seconds that chunk and look-ahead may not exceed. By default they are the
             config's, or, where that has whole utterances, what 0.64 seconds allow.
-        chunk_frames, lookahead_frames: logit frames (40 ms each in the bundled models), in place of a latency.
-        endpoint_seconds: so much time without a letter ends a segment. It cuts the text only: what the model remembers
-            goes on until `reset`.
+        chunk_frames, lookahead_frames: logit frames (40 ms each in the bundled models), in place of a latency; a chunk
+            without a look-ahead has none.
+        endpoint_seconds: so much time without a letter ends a segment, and so does a word after a minute without. It
+            cuts the text only: what the model remembers goes on until `reset`.
+
+    Raises:
+        ValueError: for numbers out of range, a latency beside `chunk_frames`, and `lookahead_frames` alone.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class StreamingRecognizer:
         latency: float | None = None,
         endpoint_seconds: float = 0.8,
     ):
+        _check_arguments(chunk_frames, lookahead_frames, latency, endpoint_seconds)
         self.model = model.eval()
         self.extractor = processor.feature_extractor
         self.tokenizer = processor.tokenizer
@@ -69,7 +76,7 @@ class StreamingRecognizer:
         # Feature frames on either side that the STFT of a frame reaches into.
         self.context_hops = -(-(self.extractor.n_fft - self.extractor.hop_length) // (2 * self.extractor.hop_length))
         self.frame_seconds = self.reduction * self.extractor.hop_length / self.extractor.sampling_rate
-        self.endpoint_frames = round(endpoint_seconds / self.frame_seconds)
+        self.endpoint_frames = max(1, round(endpoint_seconds / self.frame_seconds))
         if chunk_frames is not None:
             self.chunk_frames, self.lookahead_frames = chunk_frames, lookahead_frames or 0
         elif latency is None and config.chunk_frames:
@@ -109,17 +116,17 @@ class StreamingRecognizer:
         self._decoder = _GreedyDecoder(self.tokenizer, self.frame_seconds, self.endpoint_frames)
         self._is_flushed = False
 
-    def feed(self, samples: np.ndarray, sampling_rate: int | None = None) -> Update:
+    def feed(self, samples: np.ndarray, sampling_rate: float | None = None) -> Update:
         """
         Hear some more.
 
         Args:
             samples: float samples (samples,) in about [-1, 1]; any number of them, also none.
-            sampling_rate: their rate in Hz, the same for the whole stream; by default the model's.
+            sampling_rate: their rate in whole Hz, the same for the whole stream; by default the model's.
 
         Raises:
-            ValueError: for samples that are not finite or not mono, another rate than before, or a stream that has been
-                flushed. Nothing of them is heard then, and the stream goes on.
+            ValueError: for samples that are not finite or not mono, a rate that is none or another than before, or a
+                stream that has been flushed. Nothing of them is heard then, and the stream goes on.
         """
         return self._decoder.update(self._step(self._checked(samples, sampling_rate), is_last=False))
 
@@ -132,7 +139,7 @@ class StreamingRecognizer:
         self._is_flushed = True
         return update
 
-    def logits(self, samples: np.ndarray, sampling_rate: int | None = None, is_last: bool = False) -> torch.Tensor:
+    def logits(self, samples: np.ndarray, sampling_rate: float | None = None, is_last: bool = False) -> torch.Tensor:
         """As `feed` and `flush` in one, but (frames', vocab) of the frames that are ready now, without their text."""
         heard = self._checked(samples, sampling_rate)
         if is_last and self._resampler is not None:
@@ -140,11 +147,11 @@ class StreamingRecognizer:
         self._is_flushed = is_last
         return self._step(heard, is_last)
 
-    def _checked(self, samples: np.ndarray, sampling_rate: int | None) -> np.ndarray:
+    def _checked(self, samples: np.ndarray, sampling_rate: float | None) -> np.ndarray:
         """Samples at the model's rate."""
         samples = np.asarray(samples)
         own = self.extractor.sampling_rate
-        rate = sampling_rate or own
+        rate = own if sampling_rate is None else sampling_rate
         if self._is_flushed:
             raise ValueError("the stream has been flushed: call reset() to begin another")
         if samples.size and not np.issubdtype(samples.dtype, np.floating):
@@ -153,6 +160,9 @@ class StreamingRecognizer:
         if samples.ndim != 1:
             raise ValueError(f"expected mono samples of shape (samples,), got {samples.shape}")
         check_samples(samples, "stream")
+        if not (MIN_RATE <= rate <= MAX_RATE and rate % 1 == 0):
+            raise ValueError(f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} whole Hz, got {rate!r}")
+        rate = int(rate)
         if self._resampler is None:
             self._resampler = StreamResampler(rate, own)
         elif rate != self._resampler.rate:
@@ -224,6 +234,20 @@ class StreamingRecognizer:
         return logits.float().cpu()
 
 
+def _check_arguments(chunk_frames, lookahead_frames, latency, endpoint_seconds) -> None:
+    """Those of a `StreamingRecognizer`."""
+    for name, value, least in (("chunk_frames", chunk_frames, 1), ("lookahead_frames", lookahead_frames, 0)):
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            raise ValueError(f"expected {name} to be a whole number of at least {least}, got {value!r}")
+    if chunk_frames is None and lookahead_frames is not None:
+        raise ValueError("expected chunk_frames beside lookahead_frames, got none")
+    if chunk_frames is not None and latency is not None:
+        raise ValueError(f"expected either chunk_frames or a latency, got both ({chunk_frames} and {latency})")
+    for name, value in (("latency", latency), ("endpoint_seconds", endpoint_seconds)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"expected {name} to be a finite number of seconds above 0, got {value}")
+
+
 class _GreedyDecoder:
     """The best class of each frame → words, their times and their confidence, a few frames at a time."""
 
@@ -232,9 +256,10 @@ class _GreedyDecoder:
         self.blank, self.delimiter = tokenizer.pad_token_id, tokenizer.word_delimiter_token_id
         self.frame_seconds = frame_seconds
         self.endpoint_frames = endpoint_frames
+        self.longest_frames = round(LONGEST_SECONDS / frame_seconds)
         self.frame = 0
         self.previous = self.blank
-        self.last_letter = 0  # frame
+        self.first_letter = self.last_letter = 0  # frames; of the segment, and at all
         self.letters: list[tuple[Character, float]] = []  # of the word being said, with their log-probabilities
         self.segment: list[Word] = []
 
@@ -245,13 +270,13 @@ class _GreedyDecoder:
             if token == self.delimiter:
                 self._end_word(update)
             elif token != self.blank:
-                end = round((self.frame + 1) * self.frame_seconds, 3)
-                if token != self.previous:
-                    text = self.tokenizer.convert_ids_to_tokens(token)
-                    self.letters.append((Character(text, round(self.frame * self.frame_seconds, 3), end), score))
-                self.letters[-1][0].end = end
-                self.last_letter = self.frame
-            elif self.frame - self.last_letter >= self.endpoint_frames:
+                self._hear_letter(token, score)
+            length = self.frame - self.first_letter
+            if (
+                self.frame - self.last_letter >= self.endpoint_frames
+                or (length >= self.longest_frames and not self.letters)
+                or length >= 2 * self.longest_frames
+            ):
                 self._end_segment(update)
             self.previous = token
             self.frame += 1
@@ -259,6 +284,17 @@ class _GreedyDecoder:
             self._end_segment(update)
         update.partial = "".join(letter.character for letter, _ in self.letters)
         return update
+
+    def _hear_letter(self, token: int, score: float) -> None:
+        end = round((self.frame + 1) * self.frame_seconds, 3)
+        if token != self.previous:
+            if not (self.letters or self.segment):
+                self.first_letter = self.frame
+            text = self.tokenizer.convert_ids_to_tokens(token)
+            self.letters.append((Character(text, round(self.frame * self.frame_seconds, 3), end), score))
+        if self.letters:  # there are none where a segment of too great a length has ended within this letter
+            self.letters[-1][0].end = end
+        self.last_letter = self.frame
 
     def _end_word(self, update: Update) -> None:
         if not self.letters:

@@ -1,35 +1,29 @@
-"""transformers' Trainer for speech: its arguments, an order that survives a resume, whole checkpoints, the plot."""
+"""transformers' Trainer for speech: its arguments, an order that survives a resume, whole checkpoints, its pushes."""
 
-import contextlib
-import json
+import ctypes
 import logging
-import os
 import shutil
-import signal
-import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from safetensors import SafetensorError, safe_open
-from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
-from .collator import SpeechCollator
 from .loading import first_line
 from .model_card import FACTS, render_model_card, update_facts
+from .training_callbacks import FiniteSteps, Termination
+from .training_checkpoints import PARTIAL, publish, whole_or_nothing
 
 logger = logging.getLogger(__name__)
 
-PARTIAL = "_partial"  # where a checkpoint is written before it gets its name; the Hub is never given a "_*"
-RESUMED = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt")  # what a run goes on from
-MOST_SKIPPED_STEPS = 20  # in a row; float16, which the default never is, looks for its scale in fewer
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def training_arguments(
@@ -60,8 +54,7 @@ def training_arguments(
         "logging_steps": 50,
         "ddp_find_unused_parameters": False,  # every parameter takes part in every step
         "dataloader_pin_memory": torch.cuda.is_available(),
-        # Half precision where a GPU does it well; the loss itself is always taken in float32.
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported() and device in (None, "cuda"),
+        "bf16": device in (None, "cuda") and _does_bfloat16(),
     }
     known = {f.name for f in fields(TrainingArguments)}
     if unknown := sorted(set(values) - known):
@@ -86,6 +79,11 @@ def training_arguments(
     return TrainingArguments(**vars(args))
 
 
+def _does_bfloat16() -> bool:
+    """Whether a GPU has it in hardware: emulated it is slower than float32. The loss is always taken in float32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class EpochSampler(LengthGroupedSampler):
     """
     Batches of utterances of similar length, in an order that follows from seed, epoch and the size of a step alone, in
@@ -108,93 +106,6 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class CollatorEpoch(TrainerCallback):
-    """Tells a seeded collator which epoch it is."""
-
-    def __init__(self, collator: SpeechCollator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.epoch.fill_(int(state.epoch or 0))
-
-
-class FiniteSteps(TrainerCallback):
-    """
-    Leaves out a step whose gradient is not finite, which would make every weight NaN, in all processes alike. Each is
-    named, and counted in the state's history; `MOST_SKIPPED_STEPS` in a row end the run with a `ValueError`.
-    """
-
-    def __init__(self):
-        self.in_a_row = 0
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        if torch.nn.utils.get_total_norm(gradients).isfinite():
-            self.in_a_row = 0
-            return
-        step = state.global_step + 1
-        self.in_a_row += 1
-        if self.in_a_row == MOST_SKIPPED_STEPS:
-            raise ValueError(
-                f"step {step}: expected a finite loss and gradient, got none in {self.in_a_row} steps in a row; try a "
-                "smaller --learning_rate (--model-name-or-path CHECKPOINT starts from what was saved)"
-            )
-        logger.warning("Step %d is left out: its loss or gradient is not finite", step)
-        state.log_history.append({"epoch": state.epoch, "step": step, "skipped_steps": 1})
-        model.zero_grad()  # without a gradient the optimizer leaves weights and averages as they are
-
-
-class Termination(TrainerCallback):
-    """
-    What a cluster sends before it kills, SIGTERM, lets a run end well: after the step, or the batch of an evaluation,
-    that is going on, a checkpoint is saved, and `SystemExit(143)` follows (128 and the number of the signal). In a
-    distributed run it is enough that one process was told.
-    """
-
-    def __init__(self, trainer: "SpeechTrainer"):
-        self.trainer = trainer
-        self.is_told = False
-        self.is_ending = False
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """While a run trains; before and after it the signal ends a process at once. Python allows it one thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._be_told)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _be_told(self, *_) -> None:
-        self.is_told = True
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._is_agreed(args):
-            control.should_save, control.should_evaluate = True, False
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        if self.trainer.is_in_train and self._is_agreed(args):
-            self.trainer._save_checkpoint(self.trainer.model, trial=None)
-            self.on_save(args, state, control)
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.is_ending:
-            logger.warning("Terminated, step %d is saved: --resume_from_checkpoint true goes on", state.global_step)
-            raise SystemExit(128 + signal.SIGTERM)
-
-    def _is_agreed(self, args) -> bool:
-        """Whether any process was told: if one went by itself, the others would wait for it."""
-        self.is_ending = self.is_told
-        if args.world_size > 1:
-            told = torch.tensor(int(self.is_told), device=args.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.is_ending = bool(told)
-        return self.is_ending
-
-
 class SpeechTrainer(Trainer):
     """
     transformers' Trainer, but a checkpoint appears under its name only when it is whole, the order of the utterances
@@ -211,6 +122,8 @@ class SpeechTrainer(Trainer):
         self.add_callback(FiniteSteps())
 
     def train(self, *args, **kwargs):
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         with self.termination.handled():
             return super().train(*args, **kwargs)
 
@@ -320,7 +233,7 @@ class SpeechTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(partial / "trainer_state.json"))
-                _publish(partial, final)
+                publish(partial, final)
         if self.args.should_save:
             rotate_checkpoints(
                 output_dir=str(output_dir),
@@ -333,121 +246,18 @@ class SpeechTrainer(Trainer):
             self._push_from_checkpoint(str(final))
 
 
-@contextlib.contextmanager
-def whole_or_nothing(output_dir: Path, name: str) -> Iterator[None]:
+def keep_freed_memory() -> bool:
     """
-    Of what cannot be written (a full disk) nothing is left, so that there is room again; safetensors and torch have
-    errors of their own, which become an `OSError` that names it.
+    Have glibc keep what is freed: it gives the tensors of each step back to the system and takes them again in the next
+    one, which costs two processes on two cores a third of their time. Returns whether there is a glibc that does.
     """
     try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(output_dir).free / 2**20
-        shutil.rmtree(output_dir / PARTIAL, ignore_errors=True)
-        reason = f"{free:.1f} MiB are free there; {first_line(error)}"
-        raise OSError(f"{output_dir}: {name} cannot be written ({reason})") from error
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # no Linux, or another library
+        return False
+    # Before glibc 2.35 32 MiB are the most that it takes.
+    from_heap = mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25)
+    return bool(from_heap and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def _publish(partial: Path, final: Path) -> None:
-    """Flush a folder to the disk, then give it its name in one step."""
-    for file in partial.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    if final.exists():  # of an earlier run: never half deleted under its name
-        replaced = partial.with_name(f"{final.name}-replaced")
-        final.replace(replaced)
-        partial.replace(final)
-        shutil.rmtree(replaced)
-    else:
-        partial.replace(final)
-
-
-def checkpoint_to_resume(args: TrainingArguments, output_dir: Path) -> str | None:
-    """
-    `--resume_from_checkpoint` takes a folder, or "true" for the newest checkpoint of the output folder. One that lacks
-    a file (deleting or copying it was interrupted) is passed over.
-    """
-    wanted = args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() in ("false", "no", "0"):
-        return None
-    if str(wanted).lower() not in ("true", "yes", "1", "last"):
-        if not Path(wanted, "trainer_state.json").exists():
-            raise ValueError(f"{wanted}: expected a checkpoint folder to resume from (with a trainer_state.json)")
-        return _checked(Path(wanted))
-    numbered = [path for path in output_dir.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
-    for path in sorted(numbered, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
-        missing = [name for name in RESUMED if not (path / name).exists()]
-        if not missing:
-            return _checked(path)
-        logger.warning("%s: passed over, it has no %s", path, ", ".join(missing))
-    logger.warning("%s: no checkpoint to resume from yet, starting anew", output_dir)
-    return None
-
-
-def _checked(checkpoint: Path) -> str:
-    """
-    A checkpoint whose files transformers can read as it does: safetensors, JSON, and tensors without a pickle of
-    anything else. (Of `training_args.bin`, a pickle, it reads nothing.) Raises `ValueError` that names the file.
-    """
-    files = [checkpoint / name for name in ("trainer_state.json", "model.safetensors")]
-    for file in [*files, *sorted(checkpoint.glob("*.pt")), *sorted(checkpoint.glob("*.pth"))]:
-        try:
-            if file.suffix == ".json":
-                TrainerState.load_from_json(str(file))
-            elif file.suffix == ".safetensors":
-                safe_open(file, "pt")
-            else:
-                with safe_globals():
-                    torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes of any kind end torch's reader in an error of any kind
-            # torch's own message is long, and recommends to load a pickle that it has just refused.
-            reason = f" ({first_line(error)})" if isinstance(error, OSError) else ""
-            raise ValueError(
-                f"{checkpoint}: expected a checkpoint folder to resume from, but its {file.name} cannot be read "
-                f"safely{reason}"
-            ) from None
-    return str(checkpoint)
-
-
-def save_run(trainer: SpeechTrainer, output_dir: Path, metrics: dict[str, float]) -> None:
-    partial = output_dir / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    with whole_or_nothing(output_dir, "the model"):
-        trainer.save_model(str(partial), _internal_call=True)  # without a push of its own
-        trainer.state.save_to_json(str(partial / "trainer_state.json"))
-        (partial / "all_results.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-        plot_history(trainer.state.log_history, partial / "training.png")
-        for file in sorted(partial.iterdir()):
-            file.replace(output_dir / file.name)
-        partial.rmdir()
-    trainer.create_model_card()
-
-
-def plot_history(history: list[dict[str, float]], path: str | os.PathLike) -> None:
-    """Draw the losses and the WER or accuracy of a Trainer's `log_history` over the epochs, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, loss_axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    rate_axis = loss_axis.twinx()
-    for axis, key, label, colour in (
-        (loss_axis, "loss", "training loss", "tab:blue"),
-        (loss_axis, "eval_loss", "held-out loss", "tab:orange"),
-        (rate_axis, "eval_wer", "held-out WER", "tab:green"),
-        (rate_axis, "eval_accuracy", "held-out accuracy", "tab:green"),
-    ):
-        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=label, color=colour)
-            axis.set_ylabel(label.replace("training ", "").replace("held-out ", ""))
-    loss_axis.set(xlabel="epoch", yscale="log")
-    rate_axis.set(ylim=(0, 1))
-    rate_axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    rate_axis.set_visible(bool(rate_axis.lines))
-    if loss_axis.lines or rate_axis.lines:
-        figure.legend(loc="outside upper center", ncols=3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+__all__ = ["EpochSampler", "SpeechTrainer", "keep_freed_memory", "training_arguments"]

@@ -5,6 +5,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from .augmentation import Augmentation
 from .collator import SpeechCollator
 from .corpora import read_corpus
 from .corpus_rows import CorpusError, select_speakers, split_held_out
+from .evaluation import read_speakers, warn_of_missing_speakers
 from .hub_corpora import is_hub_dataset
 from .labelled_corpora import read_labelled_corpus
 from .model_card import command_line, update_facts
 from .pronunciation import LEXICON
 from .recipe import Recipe
-from .trainer import PARTIAL, CollatorEpoch, SpeechTrainer, checkpoint_to_resume, save_run, training_arguments
+from .trainer import SpeechTrainer, training_arguments
+from .training_callbacks import CollatorEpoch
+from .training_checkpoints import PARTIAL, checkpoint_to_resume, save_run
 from .training_classifier import classifier_parts
 from .training_parts import TrainingParts
 from .training_recognizer import recognizer_parts
@@ -35,7 +39,8 @@ METRICS = {"ctc": "wer", "classification": "accuracy"}
 
 def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = None) -> Path:
     """
-    Train a recogniser or a classifier.
+    Train a recogniser or a classifier. With a held-out part the folder gets the best weights by it, unless the recipe
+    or the arguments say otherwise; without one the last.
 
     Args:
         recipe: what to train on what.
@@ -52,9 +57,14 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         OSError: where the folder cannot be written; its checkpoints are whole.
         SystemExit: 143 after a SIGTERM, with the run saved.
     """
-    if recipe.held_out in (None, "", "none", 0):  # nothing to choose by: the last weights are kept
+    values = recipe.training
+    if not _is_held_out(recipe):  # nothing to choose by: the last weights are kept
         arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    args = training_arguments(recipe.training, arguments, device, METRICS[recipe.task])
+    else:
+        values = _choosing(_said(recipe, arguments), recipe.streaming) | values
+    args = training_arguments(values, arguments, device, METRICS[recipe.task])
+    if _is_held_out(recipe) and recipe.early_stopping_patience:
+        _check_stopping(args)
     if recipe.streaming:
         _check_stream(recipe, args)
     output_dir = Path(str(args.output_dir))
@@ -114,6 +124,42 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
     return output_dir
 
 
+def _is_held_out(recipe: Recipe) -> bool:
+    return recipe.held_out not in (None, "", "none", 0)
+
+
+def _said(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
+    """The training arguments that recipe and command line name, with their values as they stand there."""
+    said = dict(recipe.training)
+    for argument, following in pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            said[name[2:].replace("-", "_")] = value if equals else following
+    return said
+
+
+def _choosing(said: dict[str, Any], is_stream: bool) -> dict[str, Any]:
+    """
+    Training arguments that make a run with a held-out part keep its best weights: for what was not said it evaluates
+    and saves every epoch, or by the steps that were said. A stream, whose epochs may take days, is evaluated on the way
+    only where eval_steps or eval_strategy were said.
+    """
+    saving = said.get("save_strategy", "steps" if "save_steps" in said else "epoch")
+    is_by_steps = "eval_steps" in said or (saving == "steps" and not is_stream)
+    strategy = said.get("eval_strategy", "steps" if is_by_steps else "no" if is_stream else "epoch")
+    if strategy not in ("epoch", "steps"):
+        return {}
+    values = {"eval_strategy": strategy, "save_strategy": strategy}
+    steps = said.get("eval_steps", said.get("save_steps"))
+    if strategy == "steps" and steps is not None:
+        values |= {"eval_steps": steps, "save_steps": steps}
+    values |= {name: said[name] for name in values if name in said}
+    fit = strategy == "epoch" or (steps is not None and str(values["save_steps"]) == str(values["eval_steps"]))
+    if fit and values["save_strategy"] == strategy:  # transformers refuses others
+        values["load_best_model_at_end"] = True
+    return values
+
+
 def _run(
     trainer: SpeechTrainer, collator: SpeechCollator, size: dict[str, float], checkpoint: str | None
 ) -> dict[str, float]:
@@ -168,6 +214,15 @@ def _facts(args) -> dict[str, Any]:
     }
 
 
+def _check_stopping(args) -> None:
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if strategy == "no" or not args.load_best_model_at_end:
+        raise ValueError(
+            "early_stopping_patience: expected an eval_strategy (epoch or steps) and load_best_model_at_end true, got "
+            f"{strategy} and {str(args.load_best_model_at_end).lower()}"
+        )
+
+
 def _check_stream(recipe: Recipe, args) -> None:
     if not is_hub_dataset(recipe.corpus):
         raise CorpusError(f"{recipe.corpus}: only a Hub data set, or a folder in its form, can be streamed")
@@ -196,16 +251,13 @@ def _size(train_set) -> dict[str, float]:
 def _read(recipe: Recipe, seed: int):
     """The part to train on and the part to choose by (or None)."""
     read: Callable = read_corpus if recipe.task == "ctc" else read_labelled_corpus
+    held_out = recipe.held_out
+    share = _share(held_out) if _is_held_out(recipe) else None
     corpus = read(
         recipe.corpus, recipe.train_split, exclude_speakers=recipe.exclude_speakers, streaming=recipe.streaming
     )
-    held_out = recipe.held_out
-    if held_out in (None, "", "none", 0):
+    if not _is_held_out(recipe):
         return corpus, None
-    try:
-        share = float(held_out)
-    except ValueError:
-        share = None
     if share is not None and not recipe.streaming:
         return split_held_out(corpus, share, seed)
     path = next((p for p in (recipe.folder / str(held_out), Path(str(held_out))) if p.is_file()), None)
@@ -228,11 +280,23 @@ def _read(recipe: Recipe, seed: int):
                 f"{held_out}: expected a file of held-out speakers, a share such as 0.1, or a part of the corpus "
                 f"({error})"
             ) from None
-    names = set(path.read_text(encoding="utf-8").split())
+    names = read_speakers(path)
     try:
         held = select_speakers(corpus, names)
         train_set = select_speakers(corpus, exclude_speakers=names)
     except CorpusError:
         raise CorpusError(f"{path}: expected some of the corpus' speakers, but not all, to be held out") from None
+    warn_of_missing_speakers(path, names, held)
     # By length, so that evaluation batches hold little padding.
     return train_set, held.sort("duration")
+
+
+def _share(held_out: str | float | None) -> float | None:
+    """The share that is held out, or None where a name stands in its place. Raises `ValueError`."""
+    try:
+        share = float(str(held_out))
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise ValueError(f"held_out: expected a share between 0 and 1, such as 0.1, or none; got {held_out}")
+    return share

@@ -17,7 +17,7 @@ from .evaluation_classifier import choose_threshold, classification_rates, label
 from .hub_corpora import streamed_values
 from .modeling_bilstm import BiLstmForAudioClassification
 from .recipe import Recipe
-from .training_parts import TrainingParts, fitted_feature_extractor, load_start
+from .training_parts import REGULARIZATION, TrainingParts, fitted_feature_extractor, load_start, warn_of_other_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +67,20 @@ def _extractor_and_model(recipe: Recipe, train_set, labels: list[str]):
                 input_size=extractor.feature_size, id2label=id2label, label2id=label2id, **recipe.model
             )
             return extractor, BiLstmForAudioClassification(config)
-        model = BiLstmForAudioClassification.from_state_dict_file(source, **recipe.model)
+        # The sizes are those of its tensors, which say nothing of the rest.
+        settings = {key: recipe.model[key] for key in (REGULARIZATION | {"pooling"}) & recipe.model.keys()}
+        model = BiLstmForAudioClassification.from_state_dict_file(source, **settings)
+        warn_of_other_sizes(source, (model.config, recipe.model))
         if model.config.input_size != extractor.feature_size:
             raise ValueError(
                 f"{source}: takes {model.config.input_size} features a frame, the recipe's features.feature_size is "
                 f"{extractor.feature_size}"
             )
+        if model.config.num_labels == len(labels):
+            model.config.id2label, model.config.label2id = id2label, label2id
+            taken = ", ".join(f"{i} for {label!r}" for i, label in id2label.items())
+            logger.warning("%s: its classes have no names, and are taken in alphabetical order: %s", source, taken)
+            return extractor, model
     else:
         loaded, extractor = load_start(recipe)
         if not isinstance(loaded, BiLstmForAudioClassification):
@@ -109,17 +117,32 @@ def replace_labels(model: BiLstmForAudioClassification, id2label: dict[int, str]
 
 
 def _trainer_metrics(prediction) -> dict[str, float]:
-    rates = classification_rates(prediction.label_ids, prediction.predictions.argmax(-1))
-    return {name: rates[name] for name in ("accuracy", "macro_f1")}
+    labels, logits = _readable(prediction)
+    return classification_rates(labels, logits.argmax(-1))
+
+
+def _readable(prediction) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Labels (utterances,) and logits (utterances, classes) of an evaluation, without the clips that could not be read,
+    which the collator labels -100. Raises `ValueError` where none is left.
+    """
+    labels, logits = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)
+    is_read = labels >= 0
+    if not is_read.any():
+        raise ValueError(f"expected held-out clips that can be read, none of {len(labels)} could be")
+    return labels[is_read], logits[is_read]
 
 
 def _choose_and_plot(trainer: Trainer, eval_set, output_dir: Path) -> None:
     """Choose the confidence threshold on the held-out part, and draw what is taken for what there."""
-    output = trainer.predict(eval_set)
-    probabilities, labels = softmax(np.asarray(output.predictions)), np.asarray(output.label_ids)
+    labels, logits = _readable(trainer.predict(eval_set))
+    probabilities = softmax(logits)
     config = cast(BiLstmForAudioClassification, trainer.model).config
-    config.confidence_threshold = choose_threshold(labels, probabilities)
-    logger.info("Confidence threshold, chosen on the held-out part: %.3f", config.confidence_threshold)
+    threshold = config.confidence_threshold = choose_threshold(labels, probabilities)
+    if threshold is None:
+        logger.warning("No confidence threshold: not one answer on the held-out part is right")
+    else:
+        logger.info("Confidence threshold, chosen on the held-out part: %.3f", threshold)
     if trainer.is_world_process_zero():
         names = label_names(config)
         matrix = confusion_matrix(labels, probabilities.argmax(-1), labels=range(len(names)))

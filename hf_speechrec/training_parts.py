@@ -60,11 +60,15 @@ def load_start(recipe: Recipe) -> tuple[PreTrainedModel, Any]:
     name = str(recipe.model_name_or_path)
     model, processor = load_model(name, {key: recipe.model[key] for key in REGULARIZATION & recipe.model.keys()})
     extractor = getattr(processor, "feature_extractor", processor)
-    wanted = [(model.config, recipe.model.items()), (extractor, recipe.features.items())]
-    missed = [key for source, items in wanted for key, value in items if getattr(source, key, None) != value]
+    warn_of_other_sizes(name, (model.config, recipe.model), (extractor, recipe.features))
+    return model, processor
+
+
+def warn_of_other_sizes(name: str, *wanted: tuple[Any, dict[str, Any]]) -> None:
+    """Name what a checkpoint's config or feature extractor has otherwise than a recipe's section asks for."""
+    missed = [key for source, values in wanted for key, value in values.items() if getattr(source, key, None) != value]
     if missed:
         logger.warning("%s: its own %s stand, the recipe's do not apply", name, ", ".join(sorted(missed)))
-    return model, processor
 
 
 def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatureExtractor:

@@ -37,7 +37,7 @@ def recognizer_parts(
         train_set=usable_for_ctc(train_set, model.config, processor, normalizer),
         eval_set=eval_set,
         data_collator=CTCCollator(processor, normalizer, augmentation, seed, _pronounce(model, lexicon)),
-        compute_metrics=trainer_metrics(processor, normalizer, logger.info),
+        compute_metrics=trainer_metrics(processor, logger.info),
         preprocess_logits_for_metrics=frame_predictions,
         write_companions=None if lexicon is None else lambda folder: write_lexicon(lexicon, folder / LEXICON),
     )

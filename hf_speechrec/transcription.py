@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .alignment import Word, align, snap_to_silence
-from .audio import AudioError, audio_blocks, source_name
+from .alignment import Word, align, align_phones, snap_to_silence, spread
+from .audio import AudioError, audio_blocks, prepare_waveform, source_name
 from .decoding import GreedyDecoder
 from .loading import load_recognizer
 from .segmentation import Segment, cut_at_silences
@@ -51,7 +51,8 @@ def transcribe(
         word_times: also find out when each word and character was said.
         batch_size: pieces that go through the model together; fewer of them where they are longer than 10 seconds.
         decoder: log-probabilities (frames, vocab) → text, such as a `BeamSearchDecoder`; greedy where it is not given.
-            They are those of the model's head that its attribute `head` names, where it has one.
+            They are those of the model's head that its attribute `head` names, where it has one. Where it has a
+            `lexicon` and `phones`, the words' times come from their sounds (`align_phones`).
         progress: is called with the seconds of audio that are done since the last call.
 
     Yields:
@@ -68,7 +69,8 @@ def transcribe(
         for segment in _segments(source, recognizer, transcript):
             window.append((transcript, segment))
             seconds += segment.length / recognizer.feature_extractor.sampling_rate
-            if seconds >= WINDOW_SECONDS:
+            # A window ends between words: it may be twice as long where nobody pauses, and ends anywhere then.
+            if seconds >= WINDOW_SECONDS * (2 if segment.goes_on else 1):
                 _transcribe_window(window, recognizer, decoder, word_times, batch_size, progress)
                 window, seconds = [], 0.0
                 yield from transcripts[:-1]
@@ -149,12 +151,19 @@ def _segments(source: Source, recognizer, transcript: Transcript) -> Iterator[Se
     """The pieces of a recording; what goes wrong, and its duration, are noted in its transcript."""
     rate = recognizer.feature_extractor.sampling_rate
     try:
-        blocks = [source] if isinstance(source, np.ndarray) else audio_blocks(source, rate)
+        blocks = [_checked(source, rate)] if isinstance(source, np.ndarray) else audio_blocks(source, rate)
         for segment in cut_at_silences(blocks, rate, recognizer.model.config.inputs_to_logits_ratio):
             transcript.duration = (segment.start + segment.length) / rate
             yield segment
     except AudioError as error:
         transcript.error = str(error)
+
+
+def _checked(samples: np.ndarray, rate: int) -> np.ndarray:
+    """An array as files are read: float32 (samples,). Raises `AudioError`."""
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"audio: expected float samples of shape (samples,), got {samples.dtype} {samples.shape}")
+    return prepare_waveform(samples.astype(np.float32, copy=False), rate, rate)
 
 
 def _batches(lengths: dict[int, float], batch_size: int) -> Iterator[list[int]]:
@@ -174,6 +183,7 @@ def _batches(lengths: dict[int, float], batch_size: int) -> Iterator[list[int]]:
 
 def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size: int, progress) -> None:
     rate = recognizer.feature_extractor.sampling_rate
+    head = getattr(decoder, "head", "logits")
     texts: dict[int, str] = {}
     words: dict[int, list[Word]] = {}
     audible = {
@@ -181,25 +191,55 @@ def _transcribe_window(window, recognizer, decoder, word_times: bool, batch_size
         for i, (_, segment) in enumerate(window)
         if np.abs(segment.samples).max() >= SILENCE
     }
+    outputs: dict[int, dict[str, torch.Tensor]] = {}
+    waiting = _runs(window, audible)
     for batch in _batches(audible, batch_size):
         segments = [window[i][1] for i in batch]
-        head = getattr(decoder, "head", "logits")
-        outputs = _segment_heads(segments, recognizer, {head, "logits"})
-        for i, segment, log_probs in zip(batch, segments, outputs, strict=True):
-            texts[i] = decoder(log_probs[head])
+        outputs |= zip(batch, _segment_heads(segments, recognizer, {head, "logits"}), strict=True)
+        for run in [run for run in waiting if outputs.keys() >= set(run)]:
+            waiting.remove(run)
+            heads = [outputs.pop(i) for i in run]
+            log_probs = {name: torch.cat([piece[name] for piece in heads]) for name in heads[0]}
+            texts[run[0]] = decoder(log_probs[head])
+            segments = [window[i][1] for i in run]
             if word_times:
-                offset = segment.start / rate
-                words[i] = align(log_probs["logits"], texts[i], recognizer.tokenizer, frame_seconds(recognizer), offset)
-                snap_to_silence(words[i], segment.own_samples, rate, offset)
-        if progress is not None:
-            progress(sum(segment.length for segment in segments) / rate)
-    for i, (transcript, segment) in enumerate(window):
-        if i not in texts:
+                words[run[0]] = _word_times(log_probs, texts[run[0]], segments, recognizer, decoder)
             if progress is not None:
-                progress(segment.length / rate)
-            continue
-        transcript.text = f"{transcript.text} {texts[i]}".strip()
+                progress(sum(segment.length for segment in segments) / rate)
+    for i, (transcript, segment) in enumerate(window):
+        if i not in audible and progress is not None:
+            progress(segment.length / rate)
+        transcript.text = f"{transcript.text} {texts.get(i, '')}".strip()
         transcript.words += words.get(i, [])
+
+
+def _runs(window, audible) -> list[list[int]]:
+    """Numbers of pieces that are read as one text: a cut where nobody pauses may lie within a word."""
+    runs: list[list[int]] = []
+    for i, (transcript, _) in enumerate(window):
+        before, piece = window[i - 1]
+        if i in audible and i - 1 in audible and before is transcript and piece.goes_on:
+            runs[-1].append(i)
+        elif i in audible:
+            runs.append([i])
+    return runs
+
+
+def _word_times(log_probs, text: str, segments: list[Segment], recognizer, decoder) -> list[Word]:
+    """When the words of a text are said in neighbouring pieces, whose heads gave `log_probs` (frames, classes)."""
+    rate, seconds = recognizer.feature_extractor.sampling_rate, frame_seconds(recognizer)
+    samples, offset = np.concatenate([segment.own_samples for segment in segments]), segments[0].start / rate
+    lexicon = getattr(decoder, "lexicon", None)
+    try:
+        if lexicon is None:
+            words = align(log_probs["logits"], text, recognizer.tokenizer, seconds, offset)
+        else:
+            words = align_phones(log_probs[decoder.head], text, lexicon, decoder.phones, seconds, offset)
+    except ValueError:
+        # A decoder may write more letters than there are frames, or what the model does not know. The text stands.
+        return spread(text, samples, rate, offset)
+    snap_to_silence(words, samples, rate, offset)
+    return words
 
 
 __all__ = ["Transcript", "align_recording", "transcribe"]

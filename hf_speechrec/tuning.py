@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from os import PathLike
 
 import datasets
+import torch
 from tqdm.auto import tqdm
 
 from .audio import AudioError, read_audio, row_source
-from .decoding import BEAM_SIZE, BeamSearchDecoder
+from .decoding import BEAM_SIZE, load_decoder
 from .evaluation import error_rates
 from .pronunciation import lexicon_of
 from .segmentation import cut_at_silences
@@ -16,7 +17,7 @@ from .text import TextNormalizer
 from .transcription import segment_log_probs
 
 LM_WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-WORD_SCORES = (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)
+WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 @dataclass
@@ -51,9 +52,8 @@ def tune_decoder(
     """
     normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
     extractor = recognizer.feature_extractor
-    config, lexicon = recognizer.model.config, lexicon_of(recognizer.model)
-    ratio = config.inputs_to_logits_ratio
-    head = "logits" if lexicon is None else "phone_logits"
+    ratio = recognizer.model.config.inputs_to_logits_ratio
+    head = "logits" if lexicon_of(recognizer.model) is None else "phone_logits"
     references, outputs = [], []
     for row in tqdm(dataset, desc="Recognising", unit="utt", leave=False, disable=None):
         try:
@@ -61,8 +61,13 @@ def tune_decoder(
         except AudioError:
             continue
         references.append(normalizer(row["text"]))
-        segments = list(cut_at_silences([samples], extractor.sampling_rate, ratio))
-        outputs.append([segment_log_probs([segment], recognizer, head)[0] for segment in segments])
+        pieces: list[torch.Tensor] = []
+        goes_on = False  # whether a word may reach from the last piece into this one
+        for segment in cut_at_silences([samples], extractor.sampling_rate, ratio):
+            (log_probs,) = segment_log_probs([segment], recognizer, head)
+            pieces.append(torch.cat([pieces.pop(), log_probs]) if goes_on else log_probs)
+            goes_on = segment.goes_on
+        outputs.append(pieces)
     if not references:
         raise ValueError("not one recording could be read")
     seen: dict[tuple[float, float], Trial] = {}
@@ -71,15 +76,8 @@ def tune_decoder(
         key = (lm_weight, word_score)
         if key in seen:
             return
-        decoder = BeamSearchDecoder(
-            recognizer.tokenizer,
-            language_model,
-            lm_weight=lm_weight,
-            word_score=word_score,
-            beam_size=beam_size,
-            lexicon=lexicon,
-            phones=config.phones,
-        )
+        weights = {"lm_weight": lm_weight, "word_score": word_score}
+        decoder = load_decoder(recognizer, language_model, beam_size=beam_size, **weights)
         texts = [" ".join(decoder(log_probs) for log_probs in pieces) for pieces in outputs]
         seen[key] = Trial(lm_weight, word_score, error_rates(references, texts)["wer"])
         yield seen[key]

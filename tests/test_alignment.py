@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_speechrec.alignment import Character, Word, align, snap_to_silence
+from hf_speechrec.alignment import Character, Word, align, align_phones, snap_to_silence, spread
 from hf_speechrec.text import build_tokenizer, tokenizer_from_pieces
 
 FRAME = 0.04
@@ -82,6 +82,23 @@ def test_what_cannot_be_aligned_is_said(tokenizer):
         align(torch.zeros(1, 1).expand(40_000, 1), "AB" * 15_000, tokenizer, FRAME)
 
 
+def test_words_found_by_sound_have_the_times_of_their_phones():
+    lexicon = {"SEE": [["S", "IY"]], "EASY": [["IY", "Z", "IY"]], "EYE": [["AY"], ["IY"]]}
+    phones = ["AY", "IY", "S", "Z"]
+    log_probs = torch.full((12, 5), -8.0)
+    for frame, phone in enumerate(["-", "S", "IY", "-", "IY", "Z", "Z", "IY", "-", "-", "AY", "-"]):
+        log_probs[frame, ["-", *phones].index(phone)] = -0.01
+    words = align_phones(log_probs, "SEE EASY EYE", lexicon, phones, FRAME, offset=1)
+    assert [(w.word, w.start, w.end) for w in words] == [("SEE", 1.04, 1.12), ("EASY", 1.16, 1.32), ("EYE", 1.4, 1.44)]
+    assert [[c.character for c in w.characters] for w in words] == [["S", "IY"], ["IY", "Z", "IY"], ["AY"]]
+    assert all(w.confidence > 0.98 for w in words)
+    assert align_phones(log_probs, "", lexicon, phones, FRAME) == []
+    with pytest.raises(ValueError, match="the lexicon does not have SEA"):
+        align_phones(log_probs, "SEE SEA", lexicon, phones, FRAME)
+    with pytest.raises(ValueError, match=r"for 18 phones, got 0\.48 s"):
+        align_phones(log_probs, "EASY " * 6, lexicon, phones, FRAME)
+
+
 RATE = 16_000
 
 
@@ -132,3 +149,14 @@ def test_a_recording_shorter_than_a_pause_changes_nothing():
     words = [word(0.0, 0.04)]
     snap_to_silence(words, np.zeros(800, np.float32), RATE)
     assert (words[0].start, words[0].end) == (0.0, 0.04)
+
+
+def test_what_cannot_be_aligned_is_spread_over_the_sound():
+    words = spread("A BC D", sound((0.5, 2.0)), RATE, offset=10)
+    assert [w.word for w in words] == ["A", "BC", "D"]
+    assert [(w.start, w.end) for w in words] == [
+        pytest.approx(t, abs=0.02) for t in [(10.5, 11), (11, 11.5), (11.5, 12)]
+    ]
+    assert all((w.confidence, w.characters) == (0.0, []) for w in words)
+    assert [(w.start, w.end) for w in spread("A", np.zeros(16, np.float32), RATE)] == [(0.0, 0.001)]
+    assert spread("", sound((0.5, 2.0)), RATE) == []

@@ -65,6 +65,23 @@ def test_bad_files_are_reported_in_their_place_and_the_others_are_classified(loa
     assert [result.error for result in results[::3]] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("samples", "error"),
+    [
+        (np.zeros(0, np.float32), "audio: expected at least one sample, the audio is empty"),
+        (np.full(16_000, np.nan, np.float32), "audio: expected finite samples, got NaN or infinity"),
+        (np.zeros((2, 16_000), np.float32), "audio: expected an array (samples,), got the shape (2, 16000)"),
+    ],
+    ids=["empty", "NaN", "stereo"],
+)
+def test_a_bad_array_has_its_error_and_the_others_are_classified(loaded, clips, samples, error):
+    good = read_audio(clips[0]["path"], 16_000)
+    results = list(classify([good, samples, good], loaded))
+    assert [result.error for result in results] == [None, error, None]
+    assert [len(result.labels) for result in results] == [3, 0, 3]
+    assert results[0].labels == results[2].labels
+
+
 def test_nothing_but_bad_files_is_no_failure(loaded, tmp_path):
     (result,) = classify([tmp_path / "gone.wav"], loaded)
     assert "no such file" in result.error

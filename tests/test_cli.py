@@ -8,6 +8,7 @@ import sys
 import pytest
 import soundfile
 
+from hf_speechrec.cli.train import _with_resume_value
 from hf_speechrec.recipe import split_recipe_options
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
@@ -55,7 +56,17 @@ def test_bad_files_are_named_on_stderr_and_the_others_transcribed(digits, tmp_pa
     [
         (["transcribe", "x.wav", "--model", "nonsense"], "nonsense: no such folder, no bundled model"),
         (["train", "no-recipe.yaml"], "no-recipe.yaml: not a recipe that can be read"),
+        (
+            ["train", "--num_train_epochs", "3", "recipes/an4.yaml"],
+            "--num_train_epochs: expected the recipe before this",
+        ),
         (["evaluate", "an4", "no-corpus"], "no-corpus: no such file or folder"),
+        (["evaluate", "an4", "x.csv", "--json", "none/x.json"], "none/x.json: expected a folder none to write it into"),
+        (["evaluate", "an4", "x.csv", "--plot", "x.png"], "an4: is a recogniser, expected no options for a classifier"),
+        (
+            ["evaluate", "speech-commands", "x.csv", "--lm", "x", "--beam-size", "100"],
+            "speech-commands: is a classifier, expected no options for a recogniser, got --lm, --beam-size",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(arguments, message):
@@ -76,6 +87,27 @@ def test_evaluate_prints_a_table_and_writes_json(an4, tmp_path):
     assert report["wer_interval"][0] <= report["wer"] <= report["wer_interval"][1]
     assert report["command"].startswith("hf-speechrec evaluate an4")
     assert f"WER   {report['wer']:7.2%}" in result.stdout
+
+
+def test_a_result_that_cannot_be_written_has_been_printed(an4, tmp_path):
+    (tmp_path / "speakers").write_text("fvap\nnobody at all\n")
+    options = ["--split", "test", "--speakers", tmp_path / "speakers", "--json", tmp_path]
+    result = command("evaluate", "an4", an4, *options)
+    assert result.returncode == 1
+    assert "WER " in result.stdout
+    warning, error = result.stderr.splitlines()
+    assert warning == f"{tmp_path}/speakers: the corpus has no utterance of nobody at all"
+    assert error.startswith("error: ")
+    assert str(tmp_path) in error
+
+
+def test_a_bare_resume_from_checkpoint_means_true():
+    resume = "--resume_from_checkpoint"
+    assert _with_resume_value(["--seed", "1", resume]) == ["--seed", "1", resume, "true"]
+    hyphens = resume.replace("_", "-")
+    assert _with_resume_value([hyphens, "--seed=1"]) == [hyphens, "true", "--seed=1"]
+    for arguments in ([resume, "false"], [resume, "runs/x/checkpoint-3", "--seed", "1"], [f"{resume}=true"], []):
+        assert _with_resume_value(arguments) == arguments
 
 
 def test_noise_and_volume_reach_the_recogniser(an4, tmp_path):

@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from hf_speechrec.decoding import BeamSearchDecoder, GreedyDecoder
+from hf_speechrec.decoding import BeamSearchDecoder, GreedyDecoder, load_decoder
 from hf_speechrec.language_model import LanguageModelError, build_language_model, write_weights
+from hf_speechrec.loading import load_recognizer
 from hf_speechrec.pronunciation import phones_of
 from hf_speechrec.text import build_tokenizer, tokenizer_from_pieces
 
@@ -118,10 +119,21 @@ def test_a_broken_file_is_said(tokenizer, arpa, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_without_the_extra_the_message_names_it(tokenizer, arpa, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", None)
+@pytest.mark.parametrize("missing", ["torchaudio.models.decoder", "flashlight.lib.text.decoder.kenlm"])
+def test_without_the_extra_the_message_names_it(tokenizer, arpa, monkeypatch, missing):
+    """flashlight-text without kenlm is no flaw of the file."""
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(LanguageModelError, match=r"needs the extra lm: pip install 'hf_speechrec\[lm\]'"):
         BeamSearchDecoder(tokenizer, arpa)
+
+
+def pronounced(phones: list[str], sounds: str) -> torch.Tensor:
+    """Log-probabilities of phones, each in a frame behind a blank."""
+    log_probs = torch.full((2 * len(sounds.split()), 1 + len(phones)), -8.0)
+    log_probs[::2, 0] = -0.01
+    for i, phone in enumerate(sounds.split()):
+        log_probs[2 * i + 1, 1 + phones.index(phone)] = -0.01
+    return log_probs
 
 
 def test_words_are_found_by_their_sound(tokenizer, arpa):
@@ -137,19 +149,35 @@ def test_words_are_found_by_their_sound(tokenizer, arpa):
     assert decoder.head == "phone_logits"
     assert BeamSearchDecoder(tokenizer, arpa).head == "logits"
 
-    def said(sounds: str) -> torch.Tensor:
-        log_probs = torch.full((2 * len(sounds.split()), 1 + len(phones)), -8.0)
-        log_probs[::2, 0] = -0.01
-        for i, phone in enumerate(sounds.split()):
-            log_probs[2 * i + 1, 1 + phones.index(phone)] = -0.01
-        return log_probs
-
     # Two words sound alike: the language model has seen one behind THE.
-    assert decoder(said("DH IY S IY")) == "THE SEA"
-    assert decoder(said("DH AH R EH D B UH K")) == "THE RED BOOK"
+    assert decoder(pronounced(phones, "DH IY S IY")) == "THE SEA"
+    assert decoder(pronounced(phones, "DH AH R EH D B UH K")) == "THE RED BOOK"
     boosted = BeamSearchDecoder(tokenizer, arpa, lexicon=lexicon, phones=phones, hotwords=["XYZ"])
-    assert boosted(said("DH AH Z IH Z")) == "THE XYZ"
+    assert boosted(pronounced(phones, "DH AH Z IH Z")) == "THE XYZ"
     with pytest.raises(LanguageModelError, match=r"hotword 'ZEBRA': not in the lexicon"):
         BeamSearchDecoder(tokenizer, arpa, lexicon=lexicon, phones=phones, hotwords=["ZEBRA"])
     with pytest.raises(LanguageModelError, match=r"expected words of the lexicon, but . of . are not"):
         BeamSearchDecoder(tokenizer, arpa, lexicon={"RED": [["R", "EH", "D"]]}, phones=["D", "EH", "R"])
+
+
+def test_a_hotword_may_bring_its_phones(arpa):
+    recognizer = load_recognizer("librispeech-mini", "cpu")
+    phones = recognizer.model.config.phones
+    decoder = load_decoder(recognizer, arpa, hotwords=["Xyzzy=Z IH1 Z IY0", "voice", ""])
+    assert decoder.head == "phone_logits"
+    assert decoder.lexicon["XYZZY"] == [["Z", "IH", "Z", "IY"]]
+    assert decoder(pronounced(phones, "DH AH Z IH Z IY")) == "THE XYZZY"
+    # Of a word that the lexicon has it is one more way, and the first.
+    decoder = load_decoder(recognizer, arpa, hotwords=["the=Z IH", "the=Z AA"])
+    assert decoder.lexicon["THE"][:2] == [["Z", "IH"], ["Z", "AA"]]
+    assert ["DH", "AH"] in decoder.lexicon["THE"]
+    for hotword, message in [
+        ("Xyzzy", "hotword 'XYZZY': not in the lexicon: expected its phones, too, as in 'XYZZY=W IY D AH'"),
+        ("Xyzzy=Z II", r"hotword 'XYZZY': expected phones of the recogniser \(AA AE .* ZH\), got 'II'"),
+        ("Xyzzy=", "hotword 'XYZZY=': expected one word and its phones, as in 'OUIDA=W IY D AH'"),
+        ("Mary Ann=M EH", "hotword 'MARY ANN=M EH': expected one word and its phones"),
+    ]:
+        with pytest.raises(LanguageModelError, match=message):
+            load_decoder(recognizer, arpa, hotwords=[hotword])
+    with pytest.raises(LanguageModelError, match="hotword 'SEE': expected the word alone, as the model has no phones"):
+        BeamSearchDecoder(recognizer.tokenizer, arpa, hotwords=["SEE=S IY"])

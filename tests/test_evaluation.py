@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import datasets
 import evaluate
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -22,11 +23,13 @@ from hf_speechrec.evaluation import (
     evaluate_recognizer,
     format_report,
     frame_predictions,
+    read_speakers,
     trainer_metrics,
     utterance_errors,
+    warn_of_missing_speakers,
 )
 from hf_speechrec.loading import load_recognizer
-from hf_speechrec.text import TextNormalizer, build_tokenizer
+from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
 
 REFERENCES = ["THE CAT SAT", "ON THE MAT"]
 PREDICTIONS = ["THE CAT", "ON A MAT NOW"]
@@ -126,6 +129,19 @@ def test_utterance_errors_add_up_to_the_corpus():
     errors, words = utterance_errors(REFERENCES, PREDICTIONS)
     assert errors.tolist() == [1, 2]
     assert words.tolist() == [3, 3]
+    errors, characters = utterance_errors(REFERENCES, PREDICTIONS, jiwer.process_characters)
+    assert errors.tolist() == [4, 7]
+    assert characters.tolist() == [11, 10]
+
+
+def test_speakers_stand_one_a_line_and_those_who_say_nothing_are_named(tmp_path, caplog):
+    file = tmp_path / "speakers.txt"
+    file.write_text("Anna Berg\n\n  bert \r\ncleo\n", encoding="utf-8-sig")
+    assert read_speakers(file) == ["Anna Berg", "bert", "cleo"]
+    corpus = datasets.Dataset.from_dict({"speaker": ["bert", None, "Anna Berg"]})
+    warn_of_missing_speakers(file, read_speakers(file), corpus)
+    warn_of_missing_speakers(file, ["bert"], corpus)
+    assert caplog.messages == [f"{file}: the corpus has no utterance of cleo"]
 
 
 @pytest.mark.usefixtures("without_network")
@@ -201,7 +217,7 @@ def test_trainer_metrics_report_blanks_and_samples():
     labels = np.full((7, 4), -100)
     labels[:, :3] = [s, e, e]
     lines = []
-    metrics = trainer_metrics(SimpleNamespace(tokenizer=tokenizer), str.upper, lines.append)(
+    metrics = trainer_metrics(SimpleNamespace(tokenizer=tokenizer), lines.append)(
         SimpleNamespace(predictions=frames, label_ids=labels)
     )
     assert metrics == {"wer": 2 / 7, "cer": 1 / 21, "blank_share": 6 / 34}
@@ -213,10 +229,24 @@ def test_trainer_metrics_report_blanks_and_samples():
 def test_trainer_metrics_of_a_model_settled_on_blanks():
     tokenizer = build_tokenizer(["ONE TWO"])
     labels = np.array([tokenizer("ONE|TWO").input_ids, tokenizer("TWO|ONE").input_ids])
-    metrics = trainer_metrics(SimpleNamespace(tokenizer=tokenizer), str, lambda _: None)(
+    metrics = trainer_metrics(SimpleNamespace(tokenizer=tokenizer), lambda _: None)(
         SimpleNamespace(predictions=np.zeros((2, 9), int), label_ids=labels)
     )
     assert metrics == {"wer": 1, "cer": 1, "blank_share": 1}
+
+
+def test_a_character_that_the_vocabulary_lacks_is_one_error_of_one_word():
+    tokenizer = build_tokenizer(["CAF NOIR"])
+    labels = np.array([encode(tokenizer, "CAFÉ NOIR")])
+    assert tokenizer.unk_token_id in labels
+    frames = np.array([encode(tokenizer, "CAF NOIR")])
+    lines = []
+    metrics = trainer_metrics(SimpleNamespace(tokenizer=tokenizer), lines.append)(
+        SimpleNamespace(predictions=frames, label_ids=labels)
+    )
+    expected = error_rates(["CAFÉ NOIR"], ["CAF NOIR"])
+    assert (metrics["wer"], metrics["cer"]) == (expected["wer"], expected["cer"]) == (1 / 2, 1 / 9)
+    assert lines[0] == "  said:  CAF\N{REPLACEMENT CHARACTER} NOIR\n  heard: CAF NOIR"
 
 
 @torch.no_grad()
@@ -249,11 +279,15 @@ def test_report_agrees_with_direct_decoding(recognizer, an4):
     assert report["failed"] == []
     assert report["audio_seconds"] == pytest.approx(sum(corpus["duration"]), abs=0.01)
     assert report["real_time_factor"] > 0
-    low, high = report["wer_interval"]
-    assert low <= report["wer"] <= high
+    for rate in ("wer", "cer"):
+        low, high = report[f"{rate}_interval"]
+        assert low <= report[rate] <= high
+    assert report["cer_interval"][0] < report["cer"] < report["cer_interval"][1]
     decoded = dict(zip(corpus["text"], texts, strict=True))
     assert len(report["worst"]) == 5
     assert all(decoded[item["reference"]] == item["prediction"] for item in report["worst"])
+    said = dict(zip(corpus["path"], corpus["text"], strict=True))
+    assert all(said[item["source"]] == item["reference"] for item in report["worst"])
     assert [item["errors"] for item in report["worst"]] == sorted(
         (item["errors"] for item in report["worst"]), reverse=True
     )
@@ -291,13 +325,16 @@ def test_files_that_cannot_be_read_are_left_out_and_named(recognizer, an4, tmp_p
 def test_report_reads_as_a_table(recognizer, an4):
     report = evaluate_recognizer(recognizer, read_corpus(an4, "test"))
     report |= {"wer": 0.125, "wer_interval": (0.05, 0.2), "failed": ["x.wav: not audio"]}
+    report |= {"cer": 0.0625, "cer_interval": (0.025, 0.1)}
     report |= {"confusions": [("NINE", "FIVE", 3), ("", "A", 1)]}
     text = format_report(report)
     assert "12.50%   (95 % interval 5.00% to 20.00%, 47 words, 8 utterances)" in text
+    assert "CER     6.25%   (95 % interval 2.50% to 10.00%)" in text
     assert "3  NINE → FIVE" in text
     assert "1  (nothing) → A" in text
     assert "1 recordings could not be read:\n  x.wav: not audio" in text
-    assert f"said   {report['worst'][0]['reference']}" in text
+    worst = report["worst"][0]
+    assert f"said   {worst['reference']}\n  heard  {worst['prediction']}\n  in     {worst['source']}\n" in text
 
 
 # evaluate's own evaluator

@@ -5,6 +5,7 @@ import pytest
 from small_runs import PNG
 
 from hf_speechrec import BiLstmConfig
+from hf_speechrec.classification import classify
 from hf_speechrec.evaluation_classifier import (
     choose_threshold,
     classification_rates,
@@ -81,17 +82,41 @@ def test_noise_and_volume_change_what_is_heard(classifier, speech_commands):
 
 
 def test_unknown_labels_and_unreadable_files_are_named_and_not_counted(classifier, speech_commands):
-    corpus = read_labelled_corpus(speech_commands, "train")
+    corpus, loaded = read_labelled_corpus(speech_commands, "train"), load_classifier(classifier, "cpu")
     rows = [dict(row) for row in corpus]
     rows[0]["label"] = "marvin"
     rows[1]["path"] = "gone.wav"
-    report = evaluate_classifier(load_classifier(classifier, "cpu"), type(corpus).from_list(rows))
-    assert report["utterances"] == 7
-    assert "'marvin' is none of the model's" in report["failed"][0]
-    assert report["failed"][1] == "gone.wav: no such file"
-    assert "2 recordings could not be used" in format_classification_report(report)
-    with pytest.raises(ValueError, match="not one recording could be used"):
-        evaluate_classifier(load_classifier(classifier, "cpu"), type(corpus).from_list(rows[:1]))
+    report = evaluate_classifier(loaded, type(corpus).from_list(rows))
+    assert (report["utterances"], report["accuracy"]) == (7, 1)
+    assert (report["unknown_utterances"], report["unknown_labels"]) == (1, ["marvin"])
+    assert report["unknown_rejected"] is None  # the model has no threshold
+    assert report["failed"] == ["gone.wav: no such file"]
+    text = format_classification_report(report)
+    assert "\n1 clips of labels that the model lacks (marvin)\n" in text
+    assert "1 recordings could not be used" in text
+    with pytest.raises(ValueError, match=r"not one recording could be used \(the label 'marvin' is none of the"):
+        evaluate_classifier(loaded, type(corpus).from_list(rows[:1]))
+
+
+def test_the_share_of_unknown_words_below_the_threshold_is_counted(classifier, speech_commands):
+    corpus, loaded = read_labelled_corpus(speech_commands, "train"), load_classifier(classifier, "cpu")
+    _, middle, high = sorted(result.labels[0]["score"] for result in classify(corpus["path"][::4], loaded))
+    loaded.model.config.confidence_threshold = (middle + high) / 2
+    rows = [{**row, "label": row["label"] if i % 4 else "marvin"} for i, row in enumerate(corpus)]
+    report = evaluate_classifier(loaded, type(corpus).from_list(rows))
+    assert report["unknown_rejected"] == pytest.approx(2 / 3)
+    assert (report["utterances"], report["accuracy"]) == (6, 1)
+    assert np.array(report["confusion_matrix"]).sum() == 6
+    assert "3 clips of labels that the model lacks (marvin): 66.7% of them below" in format_classification_report(
+        report
+    )
+    assert evaluate_classifier(loaded, corpus)["unknown_rejected"] is None
+
+
+def test_what_the_conditions_make_unusable_is_named(classifier, speech_commands):
+    corpus = read_labelled_corpus(speech_commands, "train").filter(lambda row: row["label"] != "_silence_")
+    with pytest.raises(ValueError, match=r"not one recording could be used \(.*opus: expected samples in about"):
+        evaluate_classifier(load_classifier(classifier, "cpu"), corpus, gain_db=400.0)
 
 
 def test_the_confusion_matrix_is_drawn(tmp_path):

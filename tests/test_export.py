@@ -1,6 +1,9 @@
 """ONNX: the same logits and text as torch, of any length and batch, in a folder that is a model like any other."""
 
+import gzip
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,8 +23,10 @@ from hf_speechrec import (
 from hf_speechrec.cli import app
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.export import export_onnx
+from hf_speechrec.language_model import read_weights, read_words, write_weights
 from hf_speechrec.loading import ModelError, load_model, load_recognizer
 from hf_speechrec.onnx_model import OnnxBiLstmForAudioClassification, OnnxResNetBiGruForCTC, session_options
+from hf_speechrec.pronunciation import lexicon_of, write_lexicon
 from hf_speechrec.streaming import StreamingRecognizer
 from hf_speechrec.transcription import transcribe
 
@@ -56,6 +61,24 @@ def test_logits_are_torchs_whatever_the_length_and_the_batch(exported, lengths):
         assert model(inputs).logits.equal(logits)
 
 
+def small_recognizer(tokenizer, folder, **sizes) -> ResNetBiGruForCTC:
+    """Saved into a folder, with its processor."""
+    sizes = {"num_mel_bins": 20, "conv_channels": 4, "num_hidden_layers": 2, "hidden_size": 8} | sizes
+    model = ResNetBiGruForCTC(ResNetBiGruConfig(vocab_size=len(tokenizer), **sizes)).eval()
+    model.save_pretrained(folder)
+    Wav2Vec2Processor(LogMelFeatureExtractor(feature_size=20), tokenizer).save_pretrained(folder)
+    return model
+
+
+def assert_same_outputs(model, reference, lengths: list[int]) -> None:
+    inputs, mask = features(lengths, mels=20)
+    outputs, expected = model(inputs, mask), reference(inputs, mask)
+    assert outputs.keys() == expected.keys()
+    for name in expected:
+        assert expected[name].std() > 0.01
+        torch.testing.assert_close(outputs[name], expected[name], atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "sizes",
@@ -67,22 +90,38 @@ def test_logits_are_torchs_whatever_the_length_and_the_batch(exported, lengths):
     ids=["the write-up's", "half", "phones"],
 )
 def test_other_sizes_are_exported_too(sizes, tokenizer, tmp_path):
-    config = ResNetBiGruConfig(
-        vocab_size=len(tokenizer),
-        num_mel_bins=20,
-        conv_channels=4,
-        **{"num_hidden_layers": 2, "hidden_size": 8} | sizes,
-    )
-    reference = ResNetBiGruForCTC(config).eval()
-    reference.save_pretrained(tmp_path / "torch")
-    Wav2Vec2Processor(LogMelFeatureExtractor(feature_size=20), tokenizer).save_pretrained(tmp_path / "torch")
+    reference = small_recognizer(tokenizer, tmp_path / "torch", **sizes)
     model, _ = load_model(export_onnx(tmp_path / "torch", tmp_path / "onnx"))
-    inputs, mask = features([9, 14], mels=20)
-    expected, outputs = reference(inputs, mask, chunk_frames=0), model(inputs, mask)
-    assert outputs.keys() == expected.keys()
-    for name in expected:
-        assert expected[name].std() > 0.01
-        torch.testing.assert_close(outputs[name], expected[name], atol=1e-5, rtol=0)
+    assert_same_outputs(model, reference, [9, 14])
+
+
+@torch.no_grad()
+def test_a_model_in_chunks_stays_one_and_keeps_what_its_search_reads(tokenizer, tmp_path):
+    chunks = {"chunk_frames": 3, "lookahead_frames": 2}
+    reference = small_recognizer(tokenizer, tmp_path / "torch", phones=["AH", "HH"], **chunks)
+    write_lexicon({"HUH": [["HH", "AH"]]}, tmp_path / "torch" / "lexicon.txt.gz")
+    arpa = gzip.compress(b"\\data\\\nngram 1=2\n\n\\1-grams:\n-0.3\tHUH\n-0.3\t</s>\n\n\\end\\\n")
+    (tmp_path / "torch" / "language_model.arpa.gz").write_bytes(arpa)
+    write_weights(tmp_path / "torch" / "language_model.arpa.gz", 2.0, -1.0)
+    (tmp_path / "torch" / "LEXICON-LICENSE").write_text("Keep this notice.")
+    folder = export_onnx(tmp_path / "torch", tmp_path / "onnx")
+    model, _ = load_model(folder)
+    assert lexicon_of(model) == {"HUH": [["HH", "AH"]]}
+    assert read_words(folder / "language_model.arpa.gz") == ["HUH"]
+    assert read_weights(folder / "language_model.arpa.gz") == {"lm_weight": 2.0, "word_score": -1.0}
+    assert (folder / "LEXICON-LICENSE").read_text() == "Keep this notice."
+
+    inputs, mask = features([40], mels=20)
+    whole = reference(inputs, mask, chunk_frames=0).logits
+    assert (reference(inputs, mask).logits - whole).abs().max() > 1e-3  # or this test would show nothing
+    for lengths in ([40], [12], [1], [41, 9, 29, 12]):  # ends within a chunk, at its end, before the look-ahead
+        assert_same_outputs(model, reference, lengths)
+    for network in (model, reference):
+        network.config.lookahead_frames = 0
+    assert_same_outputs(model, reference, [41, 9])
+    for network in (model, reference):
+        network.config.chunk_frames, network.config.lookahead_frames = 100, 7
+    assert_same_outputs(model, reference, [41, 9])
 
 
 def test_text_is_torchs(exported, an4):
@@ -167,6 +206,9 @@ def test_a_classifier_is_one_graph_with_torchs_logits(pooling, tmp_path):
         expected = reference(inputs, mask).logits
         assert expected.std() > 0.01
         torch.testing.assert_close(model(inputs, mask).logits, expected, atol=1e-5, rtol=0)
+    names = {"id2label": {"0": "down", "1": "off"}, "label2id": {"down": 0, "off": 1}}
+    with pytest.raises(ModelError, match=r"classifier.onnx: expected logits \(any, 2\), .*, got \(any, 3\)"):
+        load_model(changed_config(tmp_path / "onnx", tmp_path / "changed", **names))
 
 
 def test_classify_takes_an_exported_classifier(tmp_path, speech_commands):
@@ -181,7 +223,7 @@ def test_classify_takes_an_exported_classifier(tmp_path, speech_commands):
 
 
 def test_what_is_no_model_of_ours_in_torch_is_not_exported(exported, tmp_path):
-    with pytest.raises(ModelError, match="expected a ResNetBiGruForCTC or a BiLstm.*, got a OnnxResNetBiGruForCTC"):
+    with pytest.raises(ModelError, match=r"expected a ResNetBiGruForCTC or a BiLstm.*, got a OnnxResNetBiGruForCTC"):
         export_onnx(exported, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -192,6 +234,29 @@ def test_a_broken_graph_is_a_clear_error(exported, tmp_path):
         (tmp_path / path.name).write_bytes(content[: len(content) // 2] if path.suffix == ".onnx" else content)
     with pytest.raises(ModelError, match=r"encoder.onnx: expected an exported model"):
         load_model(tmp_path)
+
+
+def changed_config(exported, folder, **changes) -> Path:
+    """A copy of an exported model, whose config claims something else."""
+    shutil.copytree(exported, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"vocab_size": 31}, r"recurrence.onnx: expected logits \(any, any, 31\), .*, got \(any, any, 29\)"),
+        ({"phones": ["A"]}, r"recurrence.onnx: expected phone_logits \(any, any, 2\), .*, got none"),
+        ({"hidden_size": 8}, r"encoder.onnx: expected hidden_states \(any, any, 8\), .*, got \(any, any, 192\)"),
+        ({"num_hidden_layers": 9}, r"recurrence.onnx: expected states \(9, any, 192\), .*, got \(3, any, 192\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_graphs_of_another_size_than_the_config_are_refused(exported, tmp_path, changes, line):
+    with pytest.raises(ModelError, match=line):
+        load_model(changed_config(exported, tmp_path / "model", **changes))
 
 
 def test_samples_and_features_are_not_changed(exported):

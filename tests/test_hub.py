@@ -265,14 +265,16 @@ def test_a_bundled_models_measurements_are_published_with_it(published):
     assert wer in [m["value"] for r in bundled["model-index"][0]["results"] for m in r["metrics"]]
 
 
-def test_a_model_folder_carries_its_language_model(tmp_path):
+def test_a_model_folder_carries_its_language_model_its_lexicon_and_that_ones_licence(tmp_path):
     source = shutil.copytree(CHECKPOINTS / "an4", tmp_path / "mine")
-    for name in ("language_model.arpa.gz", "language_model.json"):
+    companions = ("language_model.arpa.gz", "language_model.json", "lexicon.txt.gz", "CMUDICT-LICENSE")
+    for name in companions:
         (source / name).write_bytes(name.encode())
+    (source / "LICENSES").mkdir()
     model, processor = load_model(source)
     write_hub_folder(model, tmp_path / "staged", "user/mine", processor)
-    assert (tmp_path / "staged" / "language_model.arpa.gz").read_bytes() == b"language_model.arpa.gz"
-    assert (tmp_path / "staged" / "language_model.json").read_bytes() == b"language_model.json"
+    for name in companions:
+        assert (tmp_path / "staged" / name).read_bytes() == name.encode()
 
 
 def test_three_ways_of_publishing_give_the_same_repository(published, runs):

@@ -73,3 +73,34 @@ def test_no_microphone_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(MicrophoneError, match=r"pip install 'hf_speechrec\[listen\]', and PortAudio"):
         next(microphone())
+
+
+class Silent:
+    """A microphone that starts, if at all, and is never heard."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+
+class Broken(Silent):
+    def __enter__(self):
+        raise PortAudioError("Error starting stream: Unanticipated host error")
+
+
+def test_a_microphone_that_does_not_start_or_falls_silent_is_said(monkeypatch):
+    def query(*_):
+        return {"default_samplerate": 16_000.0}
+
+    monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(query, Broken))
+    with pytest.raises(MicrophoneError, match="that can be opened, got: Error starting stream"):
+        next(microphone())
+    monkeypatch.setattr("hf_speechrec.listening.LOST_SECONDS", 0.01)
+    monkeypatch.setitem(sys.modules, "sounddevice", sounddevice(query, Silent))
+    with pytest.raises(MicrophoneError, match=r"nothing has come for 0\.01 s: is it plugged in\?"):
+        next(microphone())

@@ -102,10 +102,18 @@ def test_names_and_further_settings_are_those_given(tmp_path):
     config = read(str(path), id2label=NAMES, dropout=0.4, confidence_threshold=0.6).config
     assert config.id2label == NAMES
     assert config.label2id == {"yes": 0, "no": 1, "stop": 2, "unknown": 3}
-    assert (config.dropout, config.confidence_threshold, config.pooling) == (0.4, 0.6, "mean")
+    assert (config.dropout, config.confidence_threshold, config.pooling) == (0.4, 0.6, BiLstmConfig().pooling)
     unnamed = read(path).config
     assert unnamed.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2", 3: "LABEL_3"}
     assert unnamed.label2id == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2, "LABEL_3": 3}
+
+
+@torch.no_grad()
+def test_what_a_model_of_the_default_pooling_saves_is_read_back_as_it_was(tmp_path):
+    model, inputs = network(), features()
+    model.save_state_dict_file(tmp_path / "model.pth")
+    read = BiLstmForAudioClassification.from_state_dict_file(tmp_path / "model.pth")
+    assert read(inputs).logits.equal(model(inputs).logits)
 
 
 def refusal(path: Path, **kwargs) -> str:

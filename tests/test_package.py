@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -69,12 +70,53 @@ def test_files_that_travel_import_nothing_that_stays(repository):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, name
 
 
+def readme_tree(repository: Path) -> list[str]:
+    """Modules and folders of the package, in the order in which the README names them."""
+    tree = (repository / "README.md").read_text().split("## Where things are")[1].split("```")[1]
+    return re.findall(r"^  (\w+\.py|\w+/)", tree, re.MULTILINE)
+
+
 def test_the_readme_tree_is_the_folder(repository):
-    readme = (repository / "README.md").read_text()
-    tree = readme.split("## Where things are")[1].split("```")[1]
-    named = set(re.findall(r"^  (\w+\.py)", tree, re.MULTILINE))
+    named = {name for name in readme_tree(repository) if name.endswith(".py")}
     modules = {path.name for path in (repository / "hf_speechrec").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert named == modules
+
+
+def imported_modules(path: Path, package: Path) -> set[str]:
+    """Modules of the package that are imported with a file of it; what a function imports, when it runs, is not."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    level, names = len(path.relative_to(package).parts), set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom) and node.level == level:
+            names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            nodes += ast.iter_child_nodes(node)
+    return names
+
+
+def test_a_module_imports_only_what_stands_above_it_in_the_readme_tree(repository):
+    package = repository / "hf_speechrec"
+    above: list[str] = []
+    wrong = []
+    for entry in readme_tree(repository):
+        name = entry.removesuffix(".py").rstrip("/")
+        files = [package / entry] if entry.endswith(".py") else sorted((package / name).glob("*.py"))
+        for file in files:
+            wrong += [f"{file.name}: {other}" for other in imported_modules(file, package) - {*above, name}]
+        above.append(name)
+    assert set(above[: len(TRAVELLING)]) == TRAVELLING
+    assert "loading" in imported_modules(package / "hub.py", package)  # it does find them
+    assert wrong == []
+
+
+def test_what_is_public_says_what_it_is(repository):
+    silent = []
+    for path in sorted((repository / "hf_speechrec").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                silent += [f"{path.name}: {node.name}"] * (not ast.get_docstring(node))
+    assert silent == []
 
 
 @pytest.mark.parametrize(

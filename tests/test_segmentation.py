@@ -42,6 +42,7 @@ def test_pieces_lie_end_to_end_with_their_context(seconds, block):
         heard = recording[segment.start - segment.lead : segment.start + segment.length + after]
         assert np.array_equal(segment.samples, heard)
         assert np.array_equal(segment.own_samples, recording[position : position + segment.length])
+        assert segment.goes_on == (segment is not pieces[-1])
         position += segment.length
     assert position == len(recording)
 
@@ -58,6 +59,7 @@ def test_cuts_lie_in_the_pauses_and_need_no_context():
     assert len(cuts) == len(expected)
     assert all(start <= cut <= end for cut, (start, end) in zip(cuts, expected, strict=True))
     assert all(segment.lead == 0 and len(segment.samples) == segment.length for segment in pieces)
+    assert not any(segment.goes_on for segment in pieces)
 
 
 def test_a_noisy_recording_is_cut_in_its_pauses_too():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_speechrec import ResNetBiGruConfig, ResNetBiGruForCTC
+from hf_speechrec.audio import read_audio
 from hf_speechrec.loading import load_model
 from hf_speechrec.streaming import StreamingRecognizer
 
@@ -91,8 +92,6 @@ def test_speech_in_pieces_is_recognised_as_at_once(an4_model, speech, chunk_fram
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
 @pytest.mark.parametrize("size", [0.01, 0.25])
 def test_other_rates_are_resampled_as_the_whole(an4_model, repository, rate, size):
-    from hf_speechrec.audio import read_audio
-
     model, processor = an4_model
     samples = read_audio(repository / "demo" / "examples" / "an4-seven-digits.flac", rate)
     at_once = torchaudio.transforms.Resample(rate, RATE)(torch.from_numpy(samples)).numpy()
@@ -105,9 +104,17 @@ def test_other_rates_are_resampled_as_the_whole(an4_model, repository, rate, siz
     torch.testing.assert_close(torch.cat(logits), whole(model, processor, at_once, 32, 16), atol=1e-4, rtol=0)
 
 
-def test_committed_words_have_rising_times_and_never_change(an4_model, repository):
-    from hf_speechrec.audio import read_audio
+@pytest.mark.parametrize("rate", [44_100, 44_100.0, 48_000])
+def test_other_rates_give_the_same_words(an4_model, repository, rate):
+    path = repository / "demo" / "examples" / "an4-seven-digits.flac"
+    recognizer = StreamingRecognizer(*an4_model)
+    expected = words(recognizer, read_audio(path, RATE), 800)
+    assert expected == ["THREE", "THREE", "ONE", "OH", "ONE", "EIGHT", "EIGHT"]
+    recognizer.reset()
+    assert words(recognizer, read_audio(path, int(rate)), 2205, rate) == expected
 
+
+def test_committed_words_have_rising_times_and_never_change(an4_model, repository):
     model, processor = an4_model
     samples = read_audio(repository / "demo" / "examples" / "an4-seven-digits.flac", RATE)
     recognizer = StreamingRecognizer(model, processor, 32, 16, endpoint_seconds=0.4)
@@ -137,14 +144,85 @@ def test_silence_gives_no_segment(small_models, processor):
     assert recognizer.flush().segments == []
 
 
-def test_what_is_kept_does_not_grow(small_models, processor):
+def frames(tokenizer, path: str) -> torch.Tensor:
+    """Logits of a path, a character a frame (- is the blank)."""
+    vocab = tokenizer.get_vocab() | {"-": tokenizer.pad_token_id}
+    return torch.nn.functional.one_hot(torch.tensor([vocab[c] for c in path]), len(tokenizer)) * 20.0
+
+
+def heard(decoder, logits: torch.Tensor) -> list[list]:
+    """The segments of logits that come eight frames at a time."""
+    updates = [decoder.update(logits[i : i + 8]) for i in range(0, len(logits), 8)]
+    updates.append(decoder.update(logits[:0], is_last=True))
+    return [segment for update in updates for segment in update.segments]
+
+
+@pytest.mark.parametrize("silence", ["-", "|", "-|", "|--"])
+def test_silence_ends_a_segment_whichever_class_it_has(small_models, processor, silence):
+    decoder = StreamingRecognizer(small_models[4], processor, endpoint_seconds=0.8)._decoder
+    update = decoder.update(frames(processor.tokenizer, "AB|-C" + (silence * 20)[:19]))
+    assert update.segments == []
+    update = decoder.update(frames(processor.tokenizer, (silence * 20)[19:20]))
+    assert [[word.word for word in segment] for segment in update.segments] == [["AB", "C"]]
+
+
+@pytest.mark.parametrize(("path", "longest"), [("AB|" * 4000, 60), ("AB" * 5000, 120)])
+def test_a_segment_without_a_pause_ends_all_the_same(small_models, processor, path, longest):
+    """After a minute with a word, after two within one; nothing is lost, and what is kept is bounded."""
+    decoder = StreamingRecognizer(small_models[4], processor)._decoder
+    kept = []
+
+    class Watched:
+        def update(self, *arguments, **options):
+            update = decoder.update(*arguments, **options)
+            kept.append(len(decoder.letters) + sum(len(word.characters) for word in decoder.segment))
+            return update
+
+    segments = heard(Watched(), frames(processor.tokenizer, path))
+    assert "".join(word.word for segment in segments for word in segment) == path.replace("|", "")
+    lengths = [segment[-1].end - segment[0].start for segment in segments]
+    assert lengths[:-1] == pytest.approx([longest] * (len(lengths) - 1), abs=0.2)
+    assert len(lengths) > 3
+    assert max(kept) <= longest / 0.04 + 1
+
+
+def test_a_letter_in_which_a_segment_ends_is_heard_once(small_models, processor):
+    decoder = StreamingRecognizer(small_models[4], processor)._decoder
+    segments = heard(decoder, frames(processor.tokenizer, "A" * 4000 + "B"))
+    assert [[word.word for word in segment] for segment in segments] == [["A"], ["B"]]
+
+
+def test_what_is_kept_does_not_grow(small_models, processor, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.streaming.LONGEST_SECONDS", 1.0)
     recognizer = StreamingRecognizer(small_models[4], processor, 8, 4)
     sizes = []
     for i in range(60):
         recognizer.feed(np.random.default_rng(i).standard_normal(8000).astype(np.float32) * 0.1, 48_000)
-        kept = (recognizer._samples, recognizer._features, recognizer._encoded, recognizer._resampler.buffer)
+        kept = [recognizer._samples, recognizer._features, recognizer._encoded, recognizer._resampler.buffer]
+        kept += [recognizer._decoder.letters, recognizer._decoder.segment]
         sizes.append(sum(len(part) for part in kept))
     assert max(sizes[30:]) <= max(sizes[:30])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chunk_frames": 0}, "expected chunk_frames to be a whole number of at least 1, got 0"),
+        ({"chunk_frames": 2.5}, r"expected chunk_frames to be a whole number of at least 1, got 2\.5"),
+        ({"chunk_frames": 4, "lookahead_frames": -1}, "expected lookahead_frames to be .* at least 0, got -1"),
+        ({"lookahead_frames": 4}, "expected chunk_frames beside lookahead_frames, got none"),
+        ({"chunk_frames": 4, "latency": 0.64}, r"expected either chunk_frames or a latency, got both \(4 and 0\.64\)"),
+        ({"latency": np.nan}, "expected latency to be a finite number of seconds above 0, got nan"),
+        ({"latency": np.inf}, "expected latency to be a finite number of seconds above 0, got inf"),
+        ({"latency": -1.0}, r"expected latency to be a finite number of seconds above 0, got -1\.0"),
+        ({"latency": 0.1}, "expected a latency of at least 140 ms, got 100 ms"),
+        ({"endpoint_seconds": 0}, "expected endpoint_seconds to be a finite number of seconds above 0, got 0"),
+        ({"endpoint_seconds": np.nan}, "expected endpoint_seconds to be a finite number of seconds above 0, got nan"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_said(small_models, processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        StreamingRecognizer(small_models[4], processor, **arguments)
 
 
 def test_latency_is_when_a_chunk_can_be_recognised(small_models, processor):
@@ -167,6 +245,10 @@ def _fresh(recognizer: StreamingRecognizer) -> StreamingRecognizer:
         (np.full(100, np.inf, np.float32), RATE, "expected finite samples"),
         (np.zeros((2, 100), np.float32), RATE, r"expected mono samples of shape \(samples,\), got \(2, 100\)"),
         (np.zeros(100, np.float32), 8_000, "expected 16000 Hz as before, got 8000 Hz"),
+        (np.zeros(100, np.float32), 0, "expected a sampling rate of 1000 to 768000 whole Hz, got 0"),
+        (np.zeros(100, np.float32), -16_000, "expected a sampling rate of 1000 to 768000 whole Hz, got -16000"),
+        (np.zeros(100, np.float32), 44_100.5, r"expected a sampling rate of 1000 to 768000 whole Hz, got 44100\.5"),
+        (np.zeros(100, np.float32), np.nan, "expected a sampling rate of 1000 to 768000 whole Hz, got nan"),
     ],
 )
 def test_what_cannot_be_used_is_left_out_and_the_stream_goes_on(an4_model, speech, samples, rate, message):

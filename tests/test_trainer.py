@@ -1,7 +1,9 @@
 """The Trainer: its arguments, checkpoints that are whole, runs that resume exactly whatever broke them, the plot."""
 
+import ctypes
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -15,15 +17,17 @@ from small_runs import PNG, assert_same_weights, tiny_recipe, weights
 from transformers import AutoModelForCTC, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_speechrec import collator, trainer
+from hf_speechrec import collator, trainer, training_callbacks
 from hf_speechrec.audio import AudioError
 from hf_speechrec.augmentation import Augmentation
 from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer
-from hf_speechrec.trainer import PARTIAL, EpochSampler, SpeechTrainer, plot_history, training_arguments
+from hf_speechrec.trainer import EpochSampler, SpeechTrainer, keep_freed_memory, training_arguments
 from hf_speechrec.training import train
+from hf_speechrec.training_checkpoints import PARTIAL, publish, save_run
+from hf_speechrec.training_plot import plot_history
 
 
 def test_an_unknown_argument_of_a_recipe_is_named():
@@ -72,6 +76,12 @@ def test_a_device_that_is_not_there_is_named(device):
         pytest.skip(f"{device} is there")
     with pytest.raises(ValueError, match=f"expected a device among cpu.* got {device}"):
         training_arguments({}, device=device)
+
+
+def test_a_gpu_that_emulates_bfloat16_is_given_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert training_arguments({"output_dir": str(tmp_path)}, ["--use_cpu", "true"]).bf16 is False
 
 
 def checkpointing(an4, folder, **changes) -> Recipe:
@@ -151,7 +161,7 @@ def test_a_crash_while_saving_leaves_no_half_written_checkpoint_and_is_resumed(
 def test_a_crash_while_the_final_model_is_saved_leaves_the_checkpoints(an4, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     with monkeypatch.context() as patch:
-        patch.setattr("hf_speechrec.trainer.plot_history", lambda *_: (_ for _ in ()).throw(PowerCutError))
+        patch.setattr("hf_speechrec.training_checkpoints.plot_history", lambda *_: (_ for _ in ()).throw(PowerCutError))
         with pytest.raises(PowerCutError):
             train(checkpointing(an4, folder), device="cpu")
     assert not (folder / "model.safetensors").exists()
@@ -305,8 +315,41 @@ def test_a_checkpoint_that_replaces_an_older_one_is_never_half_deleted(tmp_path,
 
     monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(PowerCutError):
-        trainer._publish(partial, final)
+        publish(partial, final)
     assert (final / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("moves", range(6))  # the weights are the last of six files
+def test_a_kill_among_the_final_files_leaves_no_mixture(tmp_path, monkeypatch, moves):
+    """Weights of one run with the vocabulary of another would load, and write nonsense."""
+    names = ("config.json", "model.safetensors", "vocab.json")
+    for name in names:
+        (tmp_path / name).write_text("old")
+
+    def save_model(folder, **_):
+        Path(folder).mkdir()
+        for name in names:
+            Path(folder, name).write_text("new")
+
+    state = SimpleNamespace(save_to_json=lambda path: Path(path).write_text("{}"), log_history=[])
+    run = SimpleNamespace(save_model=save_model, state=state, create_model_card=lambda: None)
+    monkeypatch.setattr("hf_speechrec.training_checkpoints.plot_history", lambda _, path: path.write_text("plot"))
+    replace, moved = Path.replace, []
+
+    def killed_after_some(self, target):
+        if len(moved) == moves:
+            raise PowerCutError
+        moved.append(self.name)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed_after_some)
+        with pytest.raises(PowerCutError):
+            save_run(run, tmp_path, {})
+    assert not (tmp_path / "model.safetensors").exists()
+    save_run(run, tmp_path, {})
+    assert {(tmp_path / name).read_text() for name in names} == {"new"}
+    assert not (tmp_path / PARTIAL).exists()
 
 
 def test_resuming_from_what_is_no_checkpoint_is_an_error(an4, tmp_path):
@@ -458,7 +501,7 @@ def test_a_step_without_a_finite_loss_is_left_out_and_counted(an4, tmp_path, nan
 
 
 def test_a_loss_that_stays_nan_ends_the_run(an4, tmp_path, nan_at, monkeypatch):
-    monkeypatch.setattr(trainer, "MOST_SKIPPED_STEPS", 3)
+    monkeypatch.setattr(training_callbacks, "MOST_SKIPPED_STEPS", 3)
     nan_at(1, 2, 4, 5, 6)
     with pytest.raises(ValueError, match="step 6: expected a finite loss and gradient, got none in 3 steps in a row"):
         train(checkpointing(an4, tmp_path / "model"), device="cpu")
@@ -488,6 +531,19 @@ def test_a_corpus_that_disappears_in_mid_run_ends_it(an4, tmp_path, with_callbac
     monkeypatch.undo()
     resume(corpus, tmp_path / "model")
     assert len(losses(tmp_path / "model")) == 8
+
+
+def test_training_on_a_cpu_keeps_freed_memory(an4, tmp_path, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: asked.append(keep_freed_memory()))
+    folder = train(tiny_recipe(an4, tmp_path / "model", max_steps=1), device="cpu")
+    assert asked == [platform.libc_ver()[0] == "glibc"]
+    assert all(weight.isfinite().all() for weight in weights(folder).values())
+
+
+def test_without_glibc_there_is_nothing_to_keep(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert keep_freed_memory() is False
 
 
 def test_a_history_is_drawn(tmp_path):

@@ -6,8 +6,12 @@ import soundfile
 
 from hf_speechrec.audio import AudioError, audio_files, read_audio
 from hf_speechrec.corpora import read_corpus
+from hf_speechrec.decoding import GreedyDecoder
+from hf_speechrec.evaluation import utterance_errors
 from hf_speechrec.loading import ModelError, load_recognizer
-from hf_speechrec.transcription import align_recording, transcribe
+from hf_speechrec.pronunciation import lexicon_of
+from hf_speechrec.segmentation import cut_at_silences
+from hf_speechrec.transcription import align_recording, segment_log_probs, transcribe
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
 
@@ -73,6 +77,65 @@ def test_silence_and_a_single_sample_have_no_words(recognizer):
     assert [transcript.text for transcript in transcribe(silence, recognizer)] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.full(16_000, np.nan, np.float32), "audio: expected finite samples, got NaN or infinity"),
+        (np.zeros(0, np.float32), "expected at least one sample, the audio is empty"),
+        (np.ones(16_000, np.int16), r"expected float samples of shape \(samples,\), got int16 \(16000,\)"),
+        (np.zeros((2, 16_000)), r"expected float samples of shape \(samples,\), got float64 \(2, 16000\)"),
+        (np.full(16_000, 1e7), "expected samples in about"),
+    ],
+)
+def test_an_array_that_is_no_audio_is_reported_in_its_place(recognizer, digits, samples, message):
+    bad, good = transcribe([samples, read_audio(digits, 16_000).astype(np.float64)], recognizer)
+    assert (bad.text, good.text, good.error) == ("", DIGITS, None)
+    with pytest.raises(AudioError, match=message):
+        raise AudioError(bad.error)
+
+
+@pytest.mark.parametrize("text", ["THREE " * 400, "THREE ÉTÉ ONE"])
+def test_a_text_that_cannot_be_aligned_stands_and_the_other_files_come(recognizer, digits, repository, text):
+    """A decoder may write more letters than there are frames, or letters that the model does not know."""
+    other = repository / "demo" / "examples" / "an4-spelled-name.flac"
+    frames = -(-soundfile.info(digits).frames // 640)
+    sources = [other, digits]
+    said = transcribe(sources, recognizer, word_times=True, decoder=lambda x: DIGITS if len(x) == frames else text)
+    unaligned, aligned = said
+    assert unaligned.text == text.strip()
+    assert [word.word for word in unaligned.words] == text.split()
+    assert {word.confidence for word in unaligned.words} == {0.0}
+    times = [time for word in unaligned.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= unaligned.duration
+    assert [word.word for word in aligned.words] == DIGITS.split()
+    assert min(word.confidence for word in aligned.words) > 0.5
+
+
+def test_words_found_by_sound_have_the_times_of_their_sounds(librispeech):
+    recognizer = load_recognizer("librispeech-mini", "cpu")
+    row = read_corpus(librispeech)[0]
+
+    class Told:
+        """Finds by sound what was said."""
+
+        head, lexicon, phones = "phone_logits", lexicon_of(recognizer.model), recognizer.model.config.phones
+
+        def __call__(self, log_probs):
+            assert log_probs.shape[1] == 1 + len(self.phones)
+            return row["text"]
+
+    (transcript,) = transcribe([row["path"]], recognizer, word_times=True, decoder=Told())
+    assert [word.word for word in transcript.words] == row["text"].split()
+    for word in transcript.words:
+        assert [c.character for c in word.characters] == Told.lexicon[word.word][0]
+        assert 0 < word.confidence <= 1
+    by_letters = align_recording(row["path"], row["text"], recognizer).words
+    starts = [[word.start for word in words] for words in (transcript.words, by_letters)]
+    assert starts[0] == pytest.approx(starts[1], abs=0.3)
+
+
 def test_a_recording_longer_than_a_chunk_keeps_its_words(recognizer, digits):
     pause = np.zeros(8_000, dtype=np.float32)
     recording = np.concatenate([np.concatenate([read_audio(digits, 16_000), pause]) for _ in range(12)])
@@ -99,6 +162,50 @@ def test_a_long_file_gives_every_word_once_and_in_its_place(recognizer, digits, 
     for i in range(times):
         starts = [word.start - i * period for word in transcript.words[7 * i : 7 * i + 7]]
         assert starts == pytest.approx(first, abs=0.09)
+
+
+def squeezed(samples: np.ndarray) -> np.ndarray:
+    """Speech without its pauses: what is 35 dB under the loudest 20 ms is cut out."""
+    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
+    power = np.square(frames).mean(axis=1)
+    return frames[power > power.max() * 10**-3.5].reshape(-1)
+
+
+def test_a_cut_without_a_pause_neither_splits_nor_doubles_a_word(recognizer, an4, monkeypatch):
+    """Words as of the recording in one piece, but for a letter or two that are heard otherwise."""
+    rows = read_corpus(an4, "test")
+    speech = np.concatenate([squeezed(read_audio(path, 16_000)) for path in rows["path"]])[: 29 * 16_000]
+    (whole,) = transcribe([speech], recognizer)
+
+    def errors(text: str) -> int:
+        return int(utterance_errors([whole.text], [text])[0].sum())
+
+    monkeypatch.setattr("hf_speechrec.segmentation.LONGEST_SECONDS", 3.0)
+    segments = list(cut_at_silences([speech], 16_000, 640))
+    assert sum(segment.goes_on for segment in segments) >= 5
+    decoder = GreedyDecoder(recognizer.tokenizer)
+    apart = " ".join(decoder(segment_log_probs([segment], recognizer)[0]) for segment in segments)
+    (cut,) = transcribe([speech], recognizer, word_times=True)
+    assert errors(cut.text) < errors(apart)
+    assert len(cut.text.split()) == len(whole.text.split()) < len(apart.split())
+    assert [word.word for word in cut.words] == cut.text.split()
+    times = [time for word in cut.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(("window", "texts"), [(120.0, ["250"]), (2.0, None)])
+def test_pieces_without_a_pause_between_are_read_as_one(recognizer, monkeypatch, window, texts):
+    """As far as memory allows: twice the window."""
+    monkeypatch.setattr("hf_speechrec.segmentation.LONGEST_SECONDS", 3.0)
+    monkeypatch.setattr("hf_speechrec.transcription.WINDOW_SECONDS", window)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(160_000).astype(np.float32)
+    heard = []
+    (transcript,) = transcribe([noise], recognizer, decoder=lambda x: f"{len(x)}", progress=heard.append)
+    assert sum(heard) == pytest.approx(10)
+    frames = [int(text) for text in transcript.text.split()]
+    assert sum(frames) == 250
+    assert transcript.text.split() == texts or 2 <= len(frames) <= 3
+    assert max(frames) * 0.04 <= 2 * window + 3
 
 
 def test_a_file_longer_than_the_window_keeps_the_order_of_the_others(recognizer, digits, monkeypatch):

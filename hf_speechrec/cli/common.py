@@ -97,7 +97,11 @@ WordScoreOption = Annotated[
 ]
 BeamSizeOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept from frame to frame.")]
 HotwordsOption = Annotated[
-    str | None, typer.Option(help="Words to listen for, known to the language model or not: 'Xerxes,Ouida'.")
+    str | None,
+    typer.Option(
+        help="Words to listen for, known to the language model or not: 'Xerxes,Ouida'. With phones, those that a "
+        "model's lexicon lacks, too: 'Xerxes,Ouida=W IY D AH'."
+    ),
 ]
 HotwordBonusOption = Annotated[float, typer.Option(help="How much likelier they become, in powers of ten.")]
 
@@ -112,29 +116,19 @@ def build_decoder(
     hotword_bonus: float,
 ):
     """The decoder that the options ask for; none for the greedy one. Raises `LanguageModelError`."""
-    from ..decoding import BeamSearchDecoder
-    from ..language_model import LANGUAGE_MODEL, LanguageModelError
-    from ..pronunciation import lexicon_of
-    from ..text import TextNormalizer
+    from ..decoding import load_decoder
+    from ..language_model import LanguageModelError
 
     if lm is None:
         if hotwords is not None or lm_weight is not None or word_score is not None:
             raise LanguageModelError("hotwords and weights need a language model: expected --lm, got none")
         return None
-    if lm == "model":
-        lm = str(Path(recognizer.model.name_or_path) / LANGUAGE_MODEL)
-        if not Path(lm).is_file():
-            raise LanguageModelError(f"the model carries no language model: expected {lm}")
-    config = recognizer.model.config
-    normalizer = TextNormalizer(**(config.text_normalizer or {}))
-    return BeamSearchDecoder(
-        recognizer.tokenizer,
+    return load_decoder(
+        recognizer,
         lm,
         lm_weight=lm_weight,
         word_score=word_score,
         beam_size=beam_size,
-        hotwords=[normalizer(word) for word in (hotwords or "").split(",")],
+        hotwords=(hotwords or "").split(","),
         hotword_bonus=hotword_bonus,
-        lexicon=lexicon_of(recognizer.model),
-        phones=config.phones,
     )

@@ -21,9 +21,12 @@ from .common import (
     quiet_libraries,
 )
 
+DECODER_OPTIONS = ("lm", "lm_weight", "word_score", "beam_size", "hotwords", "hotword_bonus")
+
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A bundled model, a folder, or an id on the Hub.")],
     corpus: Annotated[str, typer.Argument(help="A folder, a manifest, librispeech:SUBSET, or a Hub data set.")],
     split: Annotated[str | None, typer.Option(help="Which part of the corpus, where it has parts.")] = None,
@@ -59,7 +62,7 @@ def evaluate(
     - `hf-speechrec evaluate runs/mine data/an4 --split test --update-card --corpus-name AN4`
     """
     from ..corpora import read_corpus
-    from ..evaluation import evaluate_recognizer, format_report
+    from ..evaluation import evaluate_recognizer, format_report, read_speakers, warn_of_missing_speakers
     from ..evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
     from ..labelled_corpora import read_labelled_corpus
     from ..loading import CHECKPOINTS, is_classifier, load_pipeline
@@ -69,26 +72,35 @@ def evaluate(
         is_bundled = model in {path.name for path in CHECKPOINTS.iterdir()}
         if update_card and (is_bundled or not Path(model).is_dir()):
             raise ValueError(f"{model}: a card is updated in a model folder; expected its path")
-        names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
+        _check_folders(json_file, plot)
+        names = None if speakers is None else read_speakers(speakers)
         loaded = load_pipeline(model, device)
         conditions: dict[str, Any] = {"gain_db": gain_db, "noise_snr_db": noise_snr_db, "batch_size": batch_size}
-        if is_classifier(loaded.model.config):
-            report = evaluate_classifier(loaded, read_labelled_corpus(corpus, split, speakers=names), **conditions)
-            text = format_classification_report(report)
-            if plot is not None:
-                plot_confusion_matrix(report["confusion_matrix"], report["labels"], plot)
-        else:
+        is_for_labels = is_classifier(loaded.model.config)
+        _refuse_others_options(context, model, is_for_labels)
+        read = read_labelled_corpus if is_for_labels else read_corpus
+        decoder = None
+        if not is_for_labels:
             decoder = build_decoder(loaded, lm, lm_weight, word_score, beam_size, hotwords, hotword_bonus)
-            dataset = read_corpus(corpus, split, speakers=names)
+        dataset = read(corpus, split, speakers=names)
+        if speakers is not None:
+            warn_of_missing_speakers(speakers, names or [], dataset)
+        if is_for_labels:
+            report = evaluate_classifier(loaded, dataset, **conditions)
+            typer.echo(format_classification_report(report))
+        else:
             report = evaluate_recognizer(loaded, dataset, decoder=decoder, **conditions)
-            text = format_report(report)
+            typer.echo(format_report(report))
+        # What took minutes has been printed before anything is written that may fail.
+        if plot is not None:
+            plot_confusion_matrix(report["confusion_matrix"], report["labels"], plot)
         default_name = Path(corpus).name if Path(corpus).is_dir() else Path(corpus).stem
         report |= {"command": command_line(), "corpus": corpus_name or default_name, "split": split}
         if update_card:
             name = condition_name(report["corpus"], split, gain_db, noise_snr_db)
             if names is not None:
-                report["speakers"] = len(names)
-                name += f", {len(names)} speakers"
+                report["speakers"] = len(set(dataset["speaker"]))
+                name += f", {report['speakers']} speakers"
             if lm is not None:
                 name += ", language model"
             if "confusion_matrix" in report and not (gain_db or noise_snr_db or names):
@@ -97,4 +109,20 @@ def evaluate(
             render_model_card(model)
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    typer.echo(text)
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Before minutes of work, not after them."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"{file}: expected a folder {file.parent} to write it into, there is none")
+
+
+def _refuse_others_options(context: typer.Context, model: str, is_for_labels: bool) -> None:
+    """An option for the other kind of model would do nothing, and nobody would notice. Raises `ValueError`."""
+    others = DECODER_OPTIONS if is_for_labels else ("plot",)
+    given = [name for name in others if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE"]
+    if given:
+        kind, other = ("classifier", "recogniser") if is_for_labels else ("recogniser", "classifier")
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{model}: is a {kind}, expected no options for a {other}, got {options}")

@@ -40,9 +40,10 @@ def build_lm(
     from ..text import TextNormalizer
 
     with clear_errors(), quiet_libraries():
+        path = out / LANGUAGE_MODEL if out.is_dir() else out
+        _check_writable(path)
         network, _ = load_model(model)
         normalizer = TextNormalizer(**(network.config.text_normalizer or {}))
-        path = out / LANGUAGE_MODEL if out.is_dir() else out
         texts = (normalizer(line) for line in _texts(text, split, exclude_speakers))
         stats = build_language_model(texts, path, order=order, max_megabytes=max_mb, vocabulary=lexicon_of(network))
     typer.echo(
@@ -53,12 +54,28 @@ def build_lm(
 
 def _texts(text: str, split: str | None, exclude_speakers: Path | None) -> Iterable[str]:
     from ..corpora import read_corpus
+    from ..evaluation import read_speakers
     from ..language_model import text_lines
 
     if Path(text).is_file() and Path(text).suffix not in CORPUS_SUFFIXES:
+        if split is not None or exclude_speakers is not None:
+            raise ValueError(f"{text}: expected a corpus for --split and --exclude-speakers, got a text file")
         return text_lines(text)
-    excluded = None if exclude_speakers is None else exclude_speakers.read_text(encoding="utf-8").split()
+    excluded = None if exclude_speakers is None else read_speakers(exclude_speakers)
     return read_corpus(text, split, exclude_speakers=excluded)["text"]
+
+
+def _check_writable(path: Path) -> None:
+    """Raise `ValueError` now for a file that cannot be written, and not after minutes of work. Nothing is changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("ab"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file that can be written ({error.strerror})") from None
 
 
 @app.command()
@@ -77,13 +94,16 @@ def tune_lm(
     - `hf-speechrec tune-lm runs/mine an4.arpa.gz data/an4 --split train --speakers recipes/splits/an4-dev-speakers.txt`
     """
     from ..corpora import read_corpus
-    from ..language_model import LANGUAGE_MODEL, write_weights
+    from ..evaluation import read_speakers
+    from ..language_model import LANGUAGE_MODEL, weights_file, write_weights
     from ..loading import load_recognizer
     from ..tuning import tune_decoder
 
     with clear_errors(), quiet_libraries():
         path = lm / LANGUAGE_MODEL if lm.is_dir() else lm
-        names = None if speakers is None else speakers.read_text(encoding="utf-8").split()
+        if path.is_file():
+            _check_writable(weights_file(path))
+        names = None if speakers is None else read_speakers(speakers)
         dataset = read_corpus(corpus, split, speakers=names)
         best = None
         for trial in tune_decoder(load_recognizer(model, device), dataset, path, beam_size=beam_size):

@@ -2,11 +2,13 @@
 
 import enum
 import json
+import shutil
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -77,7 +79,7 @@ def transcribe(
     Write what is said in recordings of any length.
 
     Several files print as `FILE<tab>TEXT`. One that cannot be read is named on stderr, the others are still
-    transcribed, and the exit code is 1.
+    transcribed, and the exit code is 1. One without words is named there, too, and its text is empty.
 
     - `hf-speechrec transcribe talk.flac`
     - `hf-speechrec transcribe recordings/ --model user/name --format json > out.jsonl`
@@ -85,6 +87,7 @@ def transcribe(
     - `hf-speechrec transcribe recordings/ --format vtt --output-dir subtitles/`
     - `hf-speechrec transcribe talk.flac --text script.txt --format srt`
     - `hf-speechrec transcribe call.wav --lm names.arpa.gz --hotwords "Xerxes,Ouida"`
+    - `hf-speechrec transcribe call.wav --model librispeech-mini --lm model --hotwords "Ouida=W IY D AH"`
     - `cat talk.wav | hf-speechrec transcribe -`
     """
     from ..audio import audio_files
@@ -95,13 +98,11 @@ def transcribe(
     failed = False
     with clear_errors(), quiet_libraries():
         sources = audio_files(files)
-        if text is not None and len(sources) != 1:
-            raise ValueError(f"expected one recording for --text, got {len(sources)}")
+        known = None if text is None else _known_text(text, sources, lm, lm_weight, word_score, hotwords)
         names = _file_names(sources, output_format, output_dir)
         recognizer = load_recognizer(model, device)
         bar = progress(_seconds(sources), "s", bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio")
-        if text is not None:
-            known = Path(text).read_text(encoding="utf-8") if _is_file(text) else text
+        if known is not None:
             transcripts: Any = iter([align_recording(next(recordings(sources)), known, recognizer)])
         else:
             decoder = build_decoder(recognizer, lm, lm_weight, word_score, beam_size, hotwords, hotword_bonus)
@@ -120,6 +121,8 @@ def transcribe(
                 typer.echo(f"error: {transcript.error}", err=True)
                 if not transcript.text:
                     continue
+            elif not transcript.text:
+                typer.echo(f"notice: {transcript.source}: no words in {transcript.duration:.2f} s", err=True)
             content = format_transcript(transcript, output_format)
             if output_dir is not None:
                 (output_dir / name).write_text(content, encoding="utf-8")
@@ -129,6 +132,18 @@ def transcribe(
                 typer.echo(content, nl=False)
     if failed:
         raise typer.Exit(1)
+
+
+def _known_text(text: str, sources: list[str], *options_of_search: Any) -> str:
+    """What is said, or the content of the file that has it. Raises `ValueError` for what does not go with it."""
+    if len(sources) != 1:
+        raise ValueError(f"expected one recording for --text, got {len(sources)}")
+    if any(option is not None for option in options_of_search):
+        raise ValueError("expected --text without --lm and --hotwords: a known text is not searched for")
+    # One "word" that ends in .txt is a slip of the pen in a file's name: nobody says it.
+    if not _is_file(text) and len(text.split()) == 1 and Path(text).suffix.lower() == ".txt":
+        raise ValueError(f"{text}: no such file: expected what is said, or a text file of it")
+    return Path(text).read_text(encoding="utf-8") if _is_file(text) else text
 
 
 def _file_names(sources: list[str], output_format: TranscriptFormat, output_dir: Path | None) -> list[str]:
@@ -172,7 +187,7 @@ def listen(
     """
     Write what is said while it is said. What stands there does not change; the dimmed end is still being heard.
 
-    A pause ends a line. Stop with Ctrl-C.
+    A pause ends a line. Stop with Ctrl-C. Sound that cannot be used is left out, with a warning.
 
     - `hf-speechrec listen`
     - `hf-speechrec listen --model user/name --latency 1.2 --microphone USB`
@@ -191,27 +206,93 @@ def listen(
         else:
             pieces = open_microphone(int(microphone) if microphone and microphone.isdigit() else microphone)
             typer.echo(f"listening, {stream.latency * 1000:.0f} ms behind you; Ctrl-C ends", err=True)
+        text = LiveText(sys.stdout)
+        is_warned = False
         try:
             for samples, rate in pieces:
-                show(stream.feed(samples, rate))
+                try:
+                    update = stream.feed(samples, rate)
+                except ValueError as error:  # a block of NaN: the next one may do
+                    if not is_warned:
+                        text.warn(f"{error}; left out, as all the like will be")
+                    is_warned = True
+                else:
+                    text.show(update)
         except KeyboardInterrupt:
             if file is not None:
                 raise
-        show(stream.flush())
+        finally:
+            # Whatever has ended it: words that have been heard are not lost.
+            text.show(stream.flush())
 
 
-def show(update) -> None:
-    """Words as they come; on a terminal also the word that is being said, dimmed, until it is committed."""
-    is_live = sys.stdout.isatty()
-    out = "\033[K" if is_live else ""  # the partial word of before
-    out += "".join(f"{word.word} " for word in update.words)
-    if update.segments:
-        out += "\n"
-    if is_live and update.partial:
-        out += f"\033[2m{update.partial}\033[0m\033[{len(update.partial)}D"
-    if out:
-        sys.stdout.write(out)
-        sys.stdout.flush()
+class LiveText:
+    """
+    Words as they come; on a terminal also the word that is being said, dimmed, until it is committed.
+
+    A terminal redraws a row and not what has wrapped into the next one: rows are broken here, before a word that would.
+    """
+
+    def __init__(self, out: TextIO):
+        self.out = out
+        self.is_live = out.isatty()
+        self.column = 0  # of the cursor
+
+    def show(self, update) -> None:
+        """What an `Update` of the stream brings; a segment that has ended ends the line."""
+        text = "\033[K" if self.is_live else ""  # the partial word of before
+        words = list(update.words)
+        for segment in update.segments:
+            own = [word for word in words if word in segment]  # the others have been shown
+            text += self._row(own) + "\n"
+            self.column = 0
+            words = words[len(own) :]
+        text += self._row(words)
+        if self.is_live and update.partial:
+            text += self._break(update.partial)
+            room = max(0, _width() - self.column - 1)
+            partial = update.partial[:room]
+            while _columns(partial) > room:
+                partial = partial[:-1]
+            text += f"\033[2m{partial}\033[0m\033[{_columns(partial)}D" if partial else ""
+        if text:
+            self.out.write(text)
+            self.out.flush()
+
+    def warn(self, message: str) -> None:
+        """On stderr, beside the words."""
+        if self.is_live:
+            self.out.write("\033[K" + ("\n" if self.column else ""))
+            self.out.flush()
+            self.column = 0
+        typer.echo(f"warning: {message}", err=True)
+
+    def _row(self, words: Iterable) -> str:
+        text = ""
+        for word in words:
+            text += f"{self._break(word.word)}{word.word} "
+            self.column = (self.column + _columns(word.word) + 1) % _width()
+        return text
+
+    def _break(self, word: str) -> str:
+        """A new row, where a word and the blank behind it do not fit on this one."""
+        if not self.is_live or not self.column or self.column + _columns(word) + 1 < _width():
+            return ""
+        self.column = 0
+        return "\n"
+
+
+def _width() -> int:
+    """Columns of the terminal, which may change."""
+    return shutil.get_terminal_size().columns
+
+
+def _columns(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Recipe and corpus → a trained model."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -50,10 +51,23 @@ def train(
         "streaming": streaming or None,
     }
     with clear_errors():
+        if str(recipe).startswith("-"):  # typer does not know the option, and takes it for the recipe
+            raise ValueError(f"{recipe}: expected the recipe before this option: hf-speechrec train RECIPE {recipe} …")
         sections, arguments = split_recipe_options(context.args)
+        arguments = _with_resume_value(arguments)
         overrides = {name: value for name, value in named.items() if value is not None} | sections
         settings = Recipe.from_yaml(recipe, overrides)
         folder = run(settings, arguments, device)
     if os.environ.get("RANK", "0") == "0":
         use = "transcribe" if settings.task == "ctc" else "classify"
         typer.echo(f"The model is in {folder}; try: hf-speechrec {use} FILE --model {folder}")
+
+
+def _with_resume_value(arguments: list[str]) -> list[str]:
+    """A bare `--resume_from_checkpoint` means true, as of the switches of `TrainingArguments`, of which it is none."""
+    completed = []
+    for argument, following in pairwise([*arguments, "--"]):
+        completed.append(argument)
+        if argument.replace("-", "_") == "__resume_from_checkpoint" and following.startswith("--"):
+            completed.append("true")
+    return completed
