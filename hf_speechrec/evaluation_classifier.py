@@ -18,7 +18,7 @@ CALIBRATION_BINS = 15
 ACCEPTED_SHARE = 0.95  # of the right answers on held-out speakers reach the confidence threshold
 
 
-def classification_rates(labels: Sequence, predictions: Sequence) -> dict[str, float]:
+def classification_rates(labels: Sequence | np.ndarray, predictions: Sequence | np.ndarray) -> dict[str, float]:
     """`accuracy` and `macro_f1` (the mean of the classes' F1, whatever their size)."""
     return {
         "accuracy": float(accuracy_score(labels, predictions)),

@@ -197,7 +197,7 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
         onnx.save(graph, folder / name)
     network.config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    copy_files(Path(network.name_or_path), folder, SEARCH_FILES)
+    copy_files(Path(str(network.name_or_path)), folder, SEARCH_FILES)
     return folder
 
 

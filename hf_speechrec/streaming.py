@@ -237,7 +237,7 @@ class StreamingRecognizer:
 def _check_arguments(chunk_frames, lookahead_frames, latency, endpoint_seconds) -> None:
     """Those of a `StreamingRecognizer`."""
     for name, value, least in (("chunk_frames", chunk_frames, 1), ("lookahead_frames", lookahead_frames, 0)):
-        if value is not None and not (isinstance(value, Integral) and value >= least):
+        if value is not None and not (isinstance(value, Integral) and int(value) >= least):
             raise ValueError(f"expected {name} to be a whole number of at least {least}, got {value!r}")
     if chunk_frames is None and lookahead_frames is not None:
         raise ValueError("expected chunk_frames beside lookahead_frames, got none")

@@ -85,7 +85,7 @@ class Termination(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.trainer.is_in_train and self._is_agreed(args):
-            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)  # type: ignore[arg-type]
             self.on_save(args, state, control)
 
     def on_save(self, args, state, control, **kwargs):

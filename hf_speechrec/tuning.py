@@ -76,8 +76,9 @@ def tune_decoder(
         key = (lm_weight, word_score)
         if key in seen:
             return
-        weights = {"lm_weight": lm_weight, "word_score": word_score}
-        decoder = load_decoder(recognizer, language_model, beam_size=beam_size, **weights)
+        decoder = load_decoder(
+            recognizer, language_model, lm_weight=lm_weight, word_score=word_score, beam_size=beam_size
+        )
         texts = [" ".join(decoder(log_probs) for log_probs in pieces) for pieces in outputs]
         seen[key] = Trial(lm_weight, word_score, error_rates(references, texts)["wer"])
         yield seen[key]
