@@ -101,9 +101,11 @@ class BiLstmForAudioClassification(PreTrainedModel):
                     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
                 ]
                 frames = reverse_by_length(inputs, lengths) if suffix else inputs
-                states, _, _ = torch.lstm(
-                    frames, (state, state), weights, True, 1, 0.0, self.training, False, True
-                )  # with biases, one layer, no dropout, …, one direction, batch first
+                # In float32 under autocast, too: not every CPU has an LSTM of half precision.
+                with torch.autocast("cpu", enabled=False):
+                    states, _, _ = torch.lstm(
+                        frames, (state, state), weights, True, 1, 0.0, self.training, False, True
+                    )  # with biases, one layer, no dropout, …, one direction, batch first
                 directions.append(reverse_by_length(states, lengths) if suffix else states)
             inputs = torch.cat(directions, dim=-1)
         return inputs

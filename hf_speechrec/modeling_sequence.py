@@ -94,7 +94,8 @@ class _GRUFunction(torch.autograd.Function):
             gates[..., 2 * size :] = 0  # what enters the new state from the states meets the reset gate first
             gates += bias_hh
             states = torch.empty(len(inputs) + 1, *state.shape[1:], dtype=full)
-            states[0] = before = state[0]
+            states[0] = state[0]
+            before = states[0]
             recurrent = weight_hh.t()
             reset, update, from_states = gates.split(size, -1)
             per_frame = (gates, gates[..., : 2 * size], reset, update, from_states, new, states[1:])
