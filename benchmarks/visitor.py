@@ -1,18 +1,17 @@
 """A visitor of the page over plain HTTP: what a browser's tab or a program sends, and nothing that costs more.
 
 A visitor has a session of its own, held open by a heartbeat as a browser's tab holds it. What it says goes the two ways
-that speech can go: piece after piece through the API `/listen`, each answered before the next, or into the microphone
-of the page, which answers in a stream of its own and does not wait. Hundreds of visitors fit into one process.
+that speech can go: piece after piece through the API `/listen`, or into the microphone of the page, which sends what
+has been said since its last piece was answered. Hundreds of visitors fit into one process.
 """
 
 import asyncio
-import html
+import base64
 import io
 import json
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -37,7 +36,6 @@ class Visitor:
     def __init__(self, address: str):
         self.session = uuid.uuid4().hex
         self.answered = 0  # calls
-        self._tasks: list[asyncio.Task] = []
         self._address = address
 
     async def __aenter__(self) -> "Visitor":
@@ -46,13 +44,14 @@ class Visitor:
         self._http = aiohttp.ClientSession(self._address, timeout=TIMEOUT, connector=connector)
         config = await self._request("GET", "/config")
         self._functions = {function["id"]: function for function in config["dependencies"]}
-        self._start(self._beat())
+        ids = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+        self._microphone = ids["microphone"]
+        self._heart = asyncio.create_task(self._beat())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._heart.cancel()
+        await asyncio.gather(self._heart, return_exceptions=True)
         await self._http.close()
 
     async def upload(self, content: bytes, name: str = "audio.wav") -> dict[str, Any]:
@@ -111,47 +110,30 @@ class Visitor:
         return answer["text"], latencies
 
     async def speak(self, pieces: Sequence[bytes], seconds: float) -> tuple[str, list[float]]:
-        """
-        As `listen`, but into the microphone of the page, which does not wait for answers. Where the server answers
-        several pieces together there are fewer latencies, and they are overstated.
-        """
-        stream, end = self.microphone("stream"), self.microphone("stop_recording")
-        begin, answered, is_open = time.monotonic(), [], asyncio.Event()
-        event = await self.join(stream, await self._after(begin + seconds, pieces[0]))
-        reader = self._start(self._answers(answered, is_open))
-        await is_open.wait()
-        for i, piece in enumerate(pieces[1:], start=2):
-            body = {"data": [await self._after(begin + i * seconds, piece), None], "session_hash": self.session}
-            await self._request("POST", f"/gradio_api/stream/{event}", json=body)
-        await asyncio.sleep(seconds)  # a person sees the last words before the microphone is closed
-        await self._request("POST", f"/gradio_api/stream/{event}/close", json={})
-        await reader
-        shown, *_ = await self.call(end)
-        firm = re.search('<span class="firm">(.*?)</span>', shown)
-        latencies = [when - begin - (i + 1) * seconds for i, when in enumerate(answered)]
-        return html.unescape(firm.group(1)) if firm else "", latencies
+        """As `listen`, but into the microphone of the page: what is said while an answer is awaited goes together."""
+        visit, begin, latencies = uuid.uuid4().hex, time.monotonic(), []
+        said = [soundfile.read(io.BytesIO(piece), dtype="int16") for piece in pieces]
+        number = sent = 0
+        while sent < len(said):
+            await asyncio.sleep(begin + (sent + 1) * seconds - time.monotonic())
+            due = min(max(sent + 1, int((time.monotonic() - begin) / seconds)), len(said))
+            await self.hear(visit, number, np.concatenate([samples for samples, _ in said[sent:due]]), said[0][1])
+            latencies += [time.monotonic() - begin - (i + 1) * seconds for i in range(sent, due)]
+            number, sent = number + 1, due
+        answer = await self.hear(visit, number, np.zeros(0, np.int16), said[0][1], is_last=True)
+        return answer["text"], latencies
 
-    def microphone(self, event: str) -> int:
-        """Number of what the page does at an event of its microphone: start_recording, stream, stop_recording."""
-        (streamed,) = {target for f in self._functions.values() for target, name in f["targets"] if name == "stream"}
-        return next(i for i, f in self._functions.items() if [streamed, event] in f["targets"])
-
-    def _start(self, work: Coroutine) -> asyncio.Task:
-        self._tasks.append(asyncio.create_task(work))
-        return self._tasks[-1]
-
-    async def _after(self, said: float, piece: bytes) -> dict[str, Any]:
-        await asyncio.sleep(said - time.monotonic())
-        return await self.upload(piece)
-
-    async def _answers(self, answered: list[float], is_open: asyncio.Event) -> None:
-        async for message in self.messages():
-            if message["msg"] == "process_starts":
-                is_open.set()
-            elif message["msg"] == "process_streaming":
-                answered.append(time.monotonic())
-            elif message["msg"] == "process_completed" and not message["success"]:
-                raise PageError(message["output"].get("error"))
+    async def hear(
+        self, visit: str, number: int, samples: np.ndarray, rate: int, is_last: bool = False
+    ) -> dict[str, Any]:
+        """One piece (samples,) of 16 bits for the microphone of the page → its answer. Raises `PageError`."""
+        encoded = base64.b64encode(samples.astype("<i2").tobytes()).decode()
+        piece = {"visit": visit, "number": number, "rate": rate, "samples": encoded, "is_last": is_last}
+        body = {"data": piece, "component_id": self._microphone, "fn_name": "hear", "session_hash": self.session}
+        answer = await self._request("POST", "/gradio_api/component_server/", json=body)
+        if "error" in answer:
+            raise PageError(answer["error"])
+        return answer
 
     async def _request(self, method: str, path: str, **options: Any) -> Any:
         async with self._http.request(method, path, **options) as response:

@@ -70,22 +70,24 @@ def picture(page, tab: str, name: str) -> None:
     match tab:
         case "Speak":
             panel.get_by_role("button", name="Record").click()
-            page.wait_for_function("(document.querySelector('#spoken .firm')?.innerText ?? '').split(' ').length > 4")
+            page.wait_for_function("document.querySelector('#microphone .firm').innerText.split(' ').length > 4")
         case "File":
-            panel.get_by_text("an4-seven-digits.flac").first.click()
+            panel.get_by_role("button", name="Seven digits").click()
             panel.locator("button.word").nth(6).wait_for(timeout=30_000)
         case "Commands":
-            panel.get_by_text("command-stop.opus").first.click()
+            panel.get_by_role("button", name="Stop", exact=True).click()
             panel.get_by_test_id("label-output-value").wait_for(timeout=30_000)
         case "Look inside":
-            panel.get_by_text("an4-spelled-name.flac").first.click()
-            panel.locator("#plot img").wait_for(timeout=30_000)
+            panel.get_by_role("button", name="Spelled name").click()
+            panel.locator("#plot .inside svg").wait_for(timeout=30_000)
     page.mouse.move(0, 0)
     page.wait_for_timeout(800)  # what fades in has done so
     path = IMAGES / f"{name}.png"
     page.screenshot(path=path, full_page=True)
+    # 256 colours near all that there are, with k-means: without it, the large white areas come out yellowish.
     image = Image.open(path).convert("RGB")
-    image.quantize(128, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
+    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
+    image.save(path, optimize=True)
     print(path.relative_to(ROOT), f"{path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

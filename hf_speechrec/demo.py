@@ -1,10 +1,12 @@
 """The Gradio page: words while one speaks, files with subtitles, spoken commands, and a look inside a recogniser."""
 
+import contextlib
 import html
 import json
 import os
 import re
 import tempfile
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,53 +14,76 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
-from gradio.context import LocalContext
-from starlette.middleware import Middleware
 
 from .alignment import Word
 from .audio import AudioError, decoded_blocks, read_audio
-from .classification import classify
+from .classification import Classification, classify
+from .decoding import BeamSearchDecoder, load_decoder
 from .hub import EXAMPLES
-from .inside import INSIDE_SECONDS, draw_inside
+from .inside import INSIDE_SECONDS, as_svg, draw_inside
 from .loading import DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER, load_classifier, load_recognizer
-from .page.microphone import MAX_SPEECH_SECONDS, KeepPosted, Listener
+from .model_card import read_facts
+from .page.microphone import MAX_LISTENERS, Listener, Microphones
 from .streaming import StreamingRecognizer
 from .subtitles import to_srt, to_vtt
-from .transcription import transcribe
+from .transcription import Transcript, transcribe
 
 MAX_FILE_SIZE = "50mb"
 MAX_FILE_SECONDS = 600
-MAX_LISTENERS = 16  # microphones at once; each holds a place in the queue while it is open
 MAX_WAITING = 256  # calls; who is served waits with one at a time
 MAX_SESSIONS = 256  # that are remembered, the latest used; Gradio keeps 0.1 MB for each, by itself for ten thousand
 SECONDS_KEPT = 3600  # uploads and what a visitor has said
+UNSURE = 0.7  # confidence under which a word's underline is dotted
+LEAST_SHOWN = 0.005  # probability of a label; less would be a row of 0 %
 
 PAGE = Path(__file__).parent / "page"
 FONT = ["system-ui", "sans-serif"]  # the visitor's own: none is fetched
+SUBTITLES = {"srt": to_srt, "vtt": to_vtt}
+SAY = {
+    "an4": "Say *three one four one five*, or spell your name.",
+    "librispeech-mini": "Say *it was a cold and windy morning*.",
+}
+READABLE = {"_silence_": "(silence)", "_unknown_": "(another word)"}  # Speech Commands' names
+COPY = """async () => {
+  const words = [...document.querySelectorAll("#text button.word")].map((word) => word.textContent);
+  await navigator.clipboard.writeText(words.join(" "));
+  return "Copied";
+}"""
 
 
-def build_demo(recognizer: str = DEFAULT_RECOGNIZER, classifier: str = DEFAULT_CLASSIFIER) -> gr.Blocks:
+def build_demo(
+    recognizer: str = DEFAULT_RECOGNIZER,
+    classifier: str = DEFAULT_CLASSIFIER,
+    language_model: str | None = None,
+) -> gr.Blocks:
     """
     The page. Its models are loaded now: what a first visitor says while one is being loaded would be lost.
 
     Args:
         recognizer: the name of a bundled model, a folder, or an id on the Hub.
         classifier: the same.
+        language_model: for files: an ARPA file, or "model" for the one that the recogniser carries.
 
     Raises:
         ModelError: for a model that cannot be loaded, or is not of its kind.
+        LanguageModelError: for a language model that does not suit.
     """
     speech, command = load_recognizer(recognizer), load_classifier(classifier)
+    decoder = None if language_model is None else load_decoder(speech, language_model)
     examples = sorted(str(path) for path in EXAMPLES.glob("*.*") if path.suffix in (".flac", ".wav", ".opus"))
     sentences = [path for path in examples if "command" not in Path(path).name]
     commands = [path for path in examples if "command" in Path(path).name]
+    name, kept = _name(recognizer), (SECONDS_KEPT, SECONDS_KEPT)
 
-    with gr.Blocks(title="hf_speechrec", analytics_enabled=False, delete_cache=(SECONDS_KEPT, SECONDS_KEPT)) as page:
-        gr.Markdown("# hf_speechrec\nSpeech recognition with small models that you can train yourself.")
+    with gr.Blocks(title=f"{name} · hf_speechrec", analytics_enabled=False, delete_cache=kept) as page:
+        gr.Markdown(
+            f"# hf_speechrec: {name}\nSmall models for speech that you train on your own recordings. Here **{name}** "
+            f"writes what is said, and **{_name(classifier)}** names commands."
+        )
         with gr.Tab("Speak", id="speak"):
-            _speak_tab(speech)
+            _speak_tab(speech, SAY.get(recognizer, ""))
         with gr.Tab("File", id="file"):
-            _file_tab(speech, sentences)
+            _file_tab(speech, decoder, sentences)
         with gr.Tab("Commands", id="commands"):
             _commands_tab(command, commands)
         with gr.Tab("Look inside", id="inside"):
@@ -69,15 +94,18 @@ def build_demo(recognizer: str = DEFAULT_RECOGNIZER, classifier: str = DEFAULT_C
     return page
 
 
-def launch(recognizer: str = DEFAULT_RECOGNIZER, classifier: str = DEFAULT_CLASSIFIER, **options) -> None:
-    """
-    Serve the page; `options` are Gradio's own (`server_port=7861`, `share=True`). Raises `ModelError` as `build_demo`.
-    """
+def launch(
+    recognizer: str = DEFAULT_RECOGNIZER,
+    classifier: str = DEFAULT_CLASSIFIER,
+    language_model: str | None = None,
+    **options,
+) -> None:
+    """Serve the page of `build_demo`; `options` are Gradio's own (`server_port=7861`, `share=True`)."""
     torch.set_num_threads(1)  # visitors share the cores; threads within one's step would wait for each other
     # Gradio's statistics of its API, made anew of all calls after each call, take longer than hearing a piece.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "100")  # calls
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1000")
-    page = build_demo(recognizer, classifier).queue(max_size=MAX_WAITING, default_concurrency_limit=2)
+    page = build_demo(recognizer, classifier, language_model).queue(max_size=MAX_WAITING, default_concurrency_limit=2)
     page.launch(
         max_file_size=MAX_FILE_SIZE,
         state_session_capacity=MAX_SESSIONS,
@@ -85,63 +113,46 @@ def launch(recognizer: str = DEFAULT_RECOGNIZER, classifier: str = DEFAULT_CLASS
         css_paths=PAGE / "style.css",
         head_paths=PAGE / "head.html",
         footer_links=["api", "gradio"],
-        app_kwargs={"middleware": [Middleware(KeepPosted)]},
         **options,
     )
 
 
-def _speak_tab(recognizer) -> None:
-    gr.Markdown("Press *Record* and speak. What stands there does not change; the paler end is still being heard.")
-    microphone = gr.Audio(
-        sources=["microphone"], streaming=True, type="filepath", label="Microphone", elem_id="microphone"
+def _speak_tab(recognizer, say: str) -> None:
+    gr.Markdown(
+        f"{_summary(recognizer)} {say}\n\n"
+        "Press *Record* and speak. Words that stand there are final; the paler end is still being heard."
     )
-    shown = gr.HTML(_spoken(None), elem_id="spoken")
 
-    def hear(path: str | None, listener: Listener) -> None:
+    def stream() -> StreamingRecognizer:
+        return StreamingRecognizer(recognizer.model, recognizer)
+
+    microphones = Microphones(stream)
+
+    def hear(piece: dict) -> dict:  # a function of its own, since Gradio marks what its pages may call
+        return microphones.hear(piece)
+
+    gr.HTML(
+        html_template=_asset("microphone.html"),
+        js_on_load=_asset("microphone.js"),
+        server_functions=[hear],
+        elem_id="microphone",
+    )
+
+    def listen(path: str, listener: Listener | None):
+        listener = listener or Listener(stream())
         try:
-            listener.hear(path)
+            for samples, rate in decoded_blocks(path):
+                listener.hear(samples, rate)
         except ValueError as error:
-            raise _refusal(_without_folder(str(error))) from None
-
-    def end(listener: Listener | None) -> None:
-        if listener is not None:
-            listener.end()
-
-    state = gr.State(None, time_to_live=SECONDS_KEPT, delete_callback=end)
-
-    def speak(path: str | None, listener: Listener | None):
-        visit = LocalContext.event_id.get("") or ""
-        if listener is None or (listener.is_over and listener.visit != visit):
-            listener = Listener(StreamingRecognizer(recognizer.model, recognizer), visit)
-        hear(path, listener)
-        return _spoken(listener), listener
-
-    def listen(path: str | None, listener: Listener | None):
-        listener = listener or Listener(StreamingRecognizer(recognizer.model, recognizer))
-        hear(path, listener)
+            raise _refusal(error) from None
         return _heard(listener), listener
 
-    def stop(listener: Listener | None):
-        end(listener)
-        return _spoken(listener), listener
-
     def listen_end(listener: Listener | None):
-        end(listener)
+        if listener is not None and not listener.is_over:
+            listener.end()
         return _heard(listener), None
 
-    microphone.stream(
-        speak,
-        [microphone, state],
-        [shown, state],
-        stream_every=0.25,
-        time_limit=MAX_SPEECH_SECONDS,
-        concurrency_limit=MAX_LISTENERS,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    microphone.start_recording(lambda: _spoken(None), None, shown, api_visibility="private")
-    microphone.stop_recording(stop, [state], [shown, state], show_progress="hidden", api_visibility="private")
-
+    state = gr.State(None, time_to_live=SECONDS_KEPT)
     piece, answer = gr.Audio(visible=False, type="filepath"), gr.JSON(visible=False)
     gr.Button(visible=False).click(
         listen,
@@ -156,76 +167,120 @@ def _speak_tab(recognizer) -> None:
     )
 
 
-def _file_tab(recognizer, examples: list[str]) -> None:
-    audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", elem_id="recording")
-    gr.Examples(examples, audio, label="Examples")
-    shown = gr.HTML(
-        _hint("Words stand here, underlined by how sure the model is; press one to hear it."), elem_id="text"
-    )
-    with gr.Row():
-        downloads = [gr.DownloadButton(f".{kind}", visible=False) for kind in ("srt", "vtt", "json")]
+def _file_tab(recognizer, decoder: BeamSearchDecoder | None, examples: list[str]) -> None:
+    audio = _recording("Recording", "recording", examples)
+    shown = gr.HTML(_hint("The words will stand here; press one to hear it."), elem_id="text")
+    with gr.Row(elem_id="downloads"):
+        copy = gr.Button("Copy text", size="sm", visible=False)
+        downloads = [gr.DownloadButton(f"Download .{kind}", size="sm", visible=False) for kind in (*SUBTITLES, "json")]
+    copy.click(None, None, copy, js=COPY)
 
     def show(path: str | None):
         if path is None:
-            return [_hint(""), *[gr.DownloadButton(visible=False)] * 3]
-        transcript = _transcribe(recognizer, path)
+            return [_hint(""), gr.Button(visible=False), *[gr.DownloadButton(visible=False)] * len(downloads)]
+        transcript = _transcribe(recognizer, decoder, path)
+        contents = {kind: write(transcript.words) for kind, write in SUBTITLES.items()}
+        contents["json"] = json.dumps(_as_json(transcript), ensure_ascii=False, indent=2)
         folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
-        contents = {
-            "srt": to_srt(transcript.words),
-            "vtt": to_vtt(transcript.words),
-            "json": json.dumps(_as_json(transcript), ensure_ascii=False, indent=2),
-        }
         files = []
         for kind, content in contents.items():
-            file = folder / f"transcript.{kind}"
+            file = folder / f"{Path(path).stem}.{kind}"
             file.write_text(content, encoding="utf-8")
             files.append(gr.DownloadButton(value=str(file), visible=True))
-        return [_words(transcript.words, path), *files]
+        return [_words(transcript.words), gr.Button("Copy text", visible=bool(transcript.words)), *files]
 
-    audio.change(show, audio, [shown, *downloads], api_visibility="private")
+    def answered(path: str) -> dict[str, Any]:
+        transcript = _transcribe(recognizer, decoder, path)
+        return _as_json(transcript) | {kind: write(transcript.words) for kind, write in SUBTITLES.items()}
+
+    # A search does one thing at a time.
+    limit: dict[str, Any] = {"concurrency_id": "transcribe", "concurrency_limit": 2 if decoder is None else 1}
+    audio.change(show, audio, [shown, copy, *downloads], api_visibility="private", **limit)
     answer = gr.JSON(visible=False)
     gr.Button(visible=False).click(
-        lambda path: _as_json(_transcribe(recognizer, path)),
+        answered,
         audio,
         answer,
         api_name="transcribe",
-        api_description="A recording → its text, and words with times and confidence.",
+        api_description="A recording → its text, words with times and confidence, and subtitles.",
+        **limit,
     )
 
 
 def _commands_tab(classifier, examples: list[str]) -> None:
-    audio = gr.Audio(sources=["microphone", "upload"], type="filepath", label="One word", elem_id="command")
-    if examples:
-        gr.Examples(examples, audio, label="Examples")
+    known = ", ".join(sorted(label for label in classifier.model.config.id2label.values() if label not in READABLE))
+    gr.Markdown(f"Say one of these words: {textwrap.shorten(known, 200, placeholder=' …')}.")
+    audio = _recording("One word", "command", examples, is_spoken=True)
     label = gr.Label(num_top_classes=5, label="Heard", elem_id="label")
+    doubt = gr.HTML(elem_id="doubt")
 
-    def name(path: str | None) -> dict[str, float] | None:
-        if path is None:
-            return None
-        (result,) = classify([path], classifier, top_k=None)
-        if result.error is not None:
-            raise _refusal(_without_folder(result.error))
-        return {item["label"]: item["score"] for item in result.labels}
+    def name(path: str | None) -> tuple[dict[str, float] | None, str]:
+        return (None, "") if path is None else _named(_classify(classifier, path))
 
-    audio.change(
-        name, audio, label, api_name="classify", api_description="A clip of one word → labels and their probability."
+    def answered(path: str) -> dict[str, Any]:
+        result = _classify(classifier, path)
+        confidences = [{"label": item["label"], "confidence": item["score"]} for item in result.labels]
+        return {"label": result.labels[0]["label"], "is_confident": result.is_confident, "confidences": confidences}
+
+    audio.change(name, audio, [label, doubt], api_visibility="private")
+    answer = gr.JSON(visible=False)
+    gr.Button(visible=False).click(
+        answered,
+        audio,
+        answer,
+        api_name="classify",
+        api_description="A clip of one word → its label, whether the model is sure, and the probability of each label.",
     )
 
 
 def _inside_tab(recognizer, examples: list[str]) -> None:
     gr.Markdown(
-        f"What the model sees (log-mel energies), and what it thinks: the probability of each character over time, and "
-        f"where the text puts them. The first {INSIDE_SECONDS} seconds."
+        "What the model sees, and what it makes of it: the energy of each pitch over time, the probability of each "
+        f"character, and where the text puts them. The first {INSIDE_SECONDS} seconds are drawn."
     )
-    audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording", elem_id="inside")
-    gr.Examples(examples, audio, label="Examples")
-    plot = gr.Plot(show_label=False, elem_id="plot")
+    audio = _recording("Recording", "inside", examples)
+    drawing = gr.HTML(elem_id="plot")
+
+    def look(path: str | None) -> str:
+        if path is None:
+            return ""
+        svg = as_svg(draw_inside(recognizer, _read(recognizer, path)), "Energy and probability of characters over time")
+        return f'<div class="inside" tabindex="0">{svg}</div>'
+
     audio.change(
-        lambda path: None if path is None else draw_inside(recognizer, _read(recognizer, path)),
-        audio,
-        plot,
-        api_visibility="private",
+        look, audio, drawing, api_name="inside", api_description="A recording → what the model sees and thinks, as SVG."
     )
+
+
+def _recording(label: str, elem_id: str, examples: list[str], is_spoken: bool = False) -> gr.Audio:
+    """
+    A recording in the browser's own player, which plays a word that is pressed (head.html), and clips to try by what
+    they are: of command-left.opus that is "Left", without its corpus.
+    """
+    audio = gr.Audio(
+        sources=["microphone", "upload"] if is_spoken else ["upload", "microphone"],
+        type="filepath",
+        label=label,
+        elem_id=elem_id,
+        waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+    )
+    if examples:
+        labels = [Path(path).stem.partition("-")[2].replace("-", " ").capitalize() for path in examples]
+        gr.Examples(examples, audio, label="Examples", example_labels=labels)
+    return audio
+
+
+def _name(model: str) -> str:
+    """What a model is called on the page."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _summary(recognizer) -> str:
+    """The first sentence about it on its card, where it has one."""
+    with contextlib.suppress(ValueError, AttributeError):  # whoever wrote it
+        summary = read_facts(recognizer.model.name_or_path)["card"].get("summary", "")
+        return re.split(r"(?<=[.!?])\s", summary.strip())[0]
+    return ""
 
 
 def _cards(*models) -> str:
@@ -257,20 +312,25 @@ def _read(recognizer, path: str) -> np.ndarray:
         _check_length(path)
         return read_audio(path, recognizer.feature_extractor.sampling_rate)
     except AudioError as error:
-        raise _refusal(_without_folder(str(error))) from None
+        raise _refusal(error) from None
 
 
-def _transcribe(recognizer, path: str | None):
-    if path is None:
-        raise _refusal("expected a recording, got none")
+def _transcribe(recognizer, decoder: BeamSearchDecoder | None, path: str) -> Transcript:
     try:
         _check_length(path)
     except AudioError as error:
-        raise _refusal(_without_folder(str(error))) from None
-    (transcript,) = transcribe([path], recognizer, word_times=True)
+        raise _refusal(error) from None
+    (transcript,) = transcribe([path], recognizer, word_times=True, decoder=decoder)
     if transcript.error is not None:
-        raise _refusal(_without_folder(transcript.error))
+        raise _refusal(transcript.error)
     return transcript
+
+
+def _classify(classifier, path: str) -> Classification:
+    (result,) = classify([path], classifier, top_k=None)
+    if result.error is not None:
+        raise _refusal(result.error)
+    return result
 
 
 def _check_length(path: str) -> None:
@@ -282,18 +342,15 @@ def _check_length(path: str) -> None:
             raise AudioError(f"{path}: expected at most {MAX_FILE_SECONDS // 60} minutes here, got more")
 
 
-def _refusal(message: str) -> gr.Error:
-    """What a visitor reads; the server's log needs no traceback of it."""
-    return gr.Error(message, print_exception=False)
+def _refusal(error: Exception | str) -> gr.Error:
+    """
+    What a visitor reads, who need not know where the server keeps uploads; the server's log needs no traceback of it.
+    """
+    source, colon, reason = str(error).partition(": ")
+    return gr.Error(f"{Path(source).name}{colon}{reason}", print_exception=False)
 
 
-def _without_folder(message: str) -> str:
-    """A visitor need not know where the server keeps uploads."""
-    source, colon, reason = message.partition(": ")
-    return f"{Path(source).name}{colon}{reason}"
-
-
-def _as_json(transcript) -> dict[str, Any]:
+def _as_json(transcript: Transcript) -> dict[str, Any]:
     return {"text": transcript.text, "duration": transcript.duration, "words": [asdict(w) for w in transcript.words]}
 
 
@@ -301,31 +358,30 @@ def _hint(text: str) -> str:
     return f'<div class="transcript"><span class="hint">{text}</span></div>'
 
 
-def _spoken(listener: Listener | None) -> str:
-    if listener is None or not (listener.words or listener.partial):
-        return _hint("Listening…" if listener else "Your words will stand here.")
-    words = html.escape(" ".join(word.word for word in listener.words))
-    note = f"{listener.stream.latency * 1000:.0f} ms behind you"
-    if listener.seconds >= MAX_SPEECH_SECONDS:
-        note = f"That was {MAX_SPEECH_SECONDS // 60} minutes: press Stop and Record to go on."
-    return (
-        f'<div class="transcript" aria-live="polite"><span class="firm">{words}</span> '
-        f'<span class="partial">{html.escape(listener.partial)}</span><div class="note">{note}</div></div>'
-    )
-
-
-def _words(words: list[Word], path: str) -> str:
-    """Words as buttons that play their place, underlined from red (unsure) to green."""
+def _words(words: list[Word]) -> str:
+    """Words as buttons that play their place, underlined from red (unsure) to green, and dotted where it is unsure."""
     if not words:
         return _hint("No words were heard in this recording.")
     buttons = "".join(
-        f'<button class="word" type="button" data-start="{word.start}" '
-        f'style="--sure: hsl({120 * max(0.0, 2 * word.confidence - 1):.0f} 70% 60% / 0.6)" '
-        f'title="{word.start:.2f} to {word.end:.2f} s, {word.confidence:.0%} sure">{html.escape(word.word)}</button> '
+        f'<button class="word{" unsure" if word.confidence < UNSURE else ""}" type="button" data-start="{word.start}" '
+        f'data-end="{word.end}" style="--sure: hsl({120 * max(0.0, 2 * word.confidence - 1):.0f} 70% 45% / 0.6)" '
+        f'title="{word.start:.2f} to {word.end:.2f} s, {word.confidence:.0%} sure">{html.escape(word.word)}</button>'
         for word in words
     )
-    source = html.escape(f"gradio_api/file={path}", quote=True)
-    return f'<div class="transcript">{buttons}<audio controls preload="metadata" src="{source}"></audio></div>'
+    legend = f'<i>sure</i>, <i class="unsure">less than {UNSURE:.0%} sure</i>; press a word to hear it'
+    return f'<div class="transcript"><div class="words">{buttons}</div><p class="legend">{legend}</p></div>'
+
+
+def _named(result: Classification) -> tuple[dict[str, float], str]:
+    """Labels as people call them, without those that nobody would think of, and whether the model is sure."""
+    best, *others = ((READABLE.get(item["label"], item["label"]), item["score"]) for item in result.labels)
+    labels = dict([best, *(item for item in others if item[1] >= LEAST_SHOWN)])
+    doubt = "Not sure: it may be another word, or none." if result.is_confident is False else ""
+    return labels, f'<div class="transcript"><p class="note">{doubt}</p></div>' if doubt else ""
+
+
+def _asset(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
 
 
 __all__ = ["build_demo", "launch"]

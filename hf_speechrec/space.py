@@ -3,15 +3,10 @@
 import importlib.metadata
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-from huggingface_hub import constants
-
-from .hub import SPACE, HubError, upload
+from .hub import EXAMPLES, SPACE, HubError, upload
 from .loading import CHECKPOINTS, DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER
 
 PACKAGE = "hf_speechrec"
@@ -26,14 +21,13 @@ def push_space(
     token: str | None = None,
 ) -> str:
     """
-    Publish the page as a Space: `app.py`, its examples, this package as a wheel, and requirements that name it.
+    Publish the page as a Space: `app.py`, beside it this package with its examples, and what both need.
 
     Args:
         repo_id: "user/name"; made where there is none.
         recognizer: a bundled model, or an id on the Hub that the Space can read.
         classifier: the same.
-        private: whether a new Space is private. The requirements name the wheel by its address in the Space, which
-            has to be readable while the Space is built.
+        private: whether a new Space is private.
         token: by default the one of `hf auth login` or `HF_TOKEN`.
 
     Returns:
@@ -44,12 +38,18 @@ def push_space(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "space")
-        write_space(folder, repo_id, recognizer, classifier)
+        write_space(folder, recognizer, classifier)
         return upload(folder, repo_id, "space", private=private, token=token, commit_message="Upload the Space")
 
 
-def write_space(folder: Path, repo_id: str, recognizer: str, classifier: str) -> None:
-    """Everything that a Space holds, into a new folder."""
+def write_space(folder: Path, recognizer: str, classifier: str) -> None:
+    """
+    Everything that a Space holds, into a new folder.
+
+    The package lies there as it is, and not as a wheel: the builder of a Space installs the requirements before it has
+    the other files, so that they could name a wheel only by an address, which a private Space does not give, and which
+    pip would take from its cache when the wheel has changed.
+    """
     bundled = {path.name for path in CHECKPOINTS.iterdir()}
     published = [name for name in (recognizer, classifier) if name not in bundled]
     for name in published:
@@ -57,11 +57,18 @@ def write_space(folder: Path, repo_id: str, recognizer: str, classifier: str) ->
             raise HubError(
                 f"{name}: a Space reads bundled models and those on the Hub; `hf-speechrec push` publishes one"
             )
-    shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    wheel = build_wheel(folder)
-    # The builder of a Space installs the requirements before it has the other files: hence an address, and not a path.
-    address = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
-    (folder / "requirements.txt").write_text(f"{PACKAGE}[demo] @ {address}\n", encoding="utf-8")
+    shutil.copytree(SPACE, folder, ignore=shutil.ignore_patterns("__pycache__", EXAMPLES.name))
+    package = Path(__file__).parent
+    unneeded = {str(CHECKPOINTS / name) for name in bundled - {recognizer, classifier}} | {str(package / "space")}
+    shutil.copytree(
+        package,
+        folder / PACKAGE,
+        ignore=lambda parent, names: [
+            name for name in names if name == "__pycache__" or str(Path(parent, name)) in unneeded
+        ],
+    )
+    shutil.copytree(EXAMPLES, folder / PACKAGE / "space" / EXAMPLES.name)  # where the package looks for them
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
     app = (folder / "app.py").read_text(encoding="utf-8")
     for default, name in ((DEFAULT_RECOGNIZER, recognizer), (DEFAULT_CLASSIFIER, classifier)):
         app = app.replace(json.dumps(default), json.dumps(name))
@@ -73,24 +80,10 @@ def write_space(folder: Path, repo_id: str, recognizer: str, classifier: str) ->
     (folder / "README.md").write_text(card.replace("app_file:", f"{facts}app_file:", 1), encoding="utf-8")
 
 
-def build_wheel(folder: Path) -> Path:
-    """This package as a wheel in a folder: built from a checkout, put together again from an installation."""
-    distribution = importlib.metadata.distribution(PACKAGE)
-    checkout = Path(__file__).parent.parent
-    if (checkout / "pyproject.toml").is_file():
-        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), "."]
-        process = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-        if process.returncode != 0:
-            reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise HubError(f"{checkout}: the wheel cannot be built ({reason})")
-        (wheel,) = folder.glob(f"{PACKAGE}-*.whl")
-        return wheel
-    wheel = folder / f"{PACKAGE}-{distribution.version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in distribution.files or []:
-            if file.parts[0].startswith(PACKAGE) and "__pycache__" not in file.parts:
-                archive.write(file.locate(), file)
-    return wheel
+def requirements() -> list[str]:
+    """What the package and its page need, without the package."""
+    parts = [line.partition(";") for line in importlib.metadata.requires(PACKAGE) or []]
+    return [name.strip() for name, _, marker in parts if marker.strip().replace("'", '"') in ("", 'extra == "demo"')]
 
 
-__all__ = ["push_space", "write_space"]
+__all__ = ["push_space", "requirements", "write_space"]

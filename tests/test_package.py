@@ -34,7 +34,7 @@ def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     bundled = {f"hf_speechrec/checkpoints/{name}/model.safetensors" for name in ("an4", "speech-commands")}
-    page = {"hf_speechrec/page/style.css", "hf_speechrec/page/head.html"}
+    page = {f"hf_speechrec/page/{name}" for name in ("style.css", "head.html", "microphone.js", "microphone.html")}
     assert {"hf_speechrec/model_card.md", *bundled, *page} <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "runs"))]
     clip = repository / "demo" / "examples" / "an4-seven-digits.flac"

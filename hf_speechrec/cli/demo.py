@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .common import app, clear_errors, quiet_libraries
+from .common import LmOption, app, clear_errors, quiet_libraries
 
 RecognizerOption = Annotated[str, typer.Option("--model", help="The recogniser: a bundled name, a folder, a Hub id.")]
 ClassifierOption = Annotated[str, typer.Option("--classifier", help="The classifier of commands, likewise.")]
@@ -14,6 +14,7 @@ ClassifierOption = Annotated[str, typer.Option("--classifier", help="The classif
 def demo(
     model: RecognizerOption = "an4",
     classifier: ClassifierOption = "speech-commands",
+    lm: LmOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="By default the first free one from 7860.")] = None,
     share: Annotated[bool, typer.Option("--share", help="Also give it a public address for some days.")] = False,
@@ -21,15 +22,18 @@ def demo(
     """
     Show a model in a browser: words while you speak, files, commands, a look inside.
 
+    A language model is for files; what is said into the microphone is written without one.
+
     - `hf-speechrec demo`
     - `hf-speechrec demo --model runs/mine --classifier user/commands --port 8000`
+    - `hf-speechrec demo --model librispeech-mini --lm model`
     """
     with clear_errors(), quiet_libraries():
         try:
             from ..demo import launch
         except ImportError as error:
             raise ValueError(f"the page needs the extra demo: pip install 'hf_speechrec[demo]' ({error})") from None
-        launch(model, classifier, server_name=host, server_port=port, share=share)
+        launch(model, classifier, lm, server_name=host, server_port=port, share=share)
 
 
 @app.command()

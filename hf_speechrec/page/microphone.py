@@ -1,23 +1,25 @@
 """What visitors say, piece after piece: whole, and in order, however slow the server is."""
 
-import contextlib
-import json
-import re
+import base64
 import threading
-from collections import deque
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from gradio.utils import get_upload_folder
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import numpy as np
 
 from ..alignment import Word
-from ..audio import decoded_blocks
+from ..audio import MIN_RATE
 from ..streaming import StreamingRecognizer
 
+MAX_LISTENERS = 32  # microphones at once; each takes a twenty-fifth of a core
 MAX_SPEECH_SECONDS = 300  # of one visit to the microphone
-POSTED: dict[str, deque[str]] = {}  # Gradio's event, a visit to the microphone → files that nobody has heard yet
+MAX_RATE = 192_000  # Hz
+MAX_PIECE_BYTES = 2 * 10 * MAX_RATE  # of ten seconds; a browser sends no more at once (microphone.js)
+MAX_NAME = 64  # characters
+SILENT_SECONDS = 3.0  # after which a visit loses its place where another needs it
+KEPT_SECONDS = 60.0  # after which it is over in any case
 
 
 @dataclass
@@ -25,79 +27,130 @@ class Listener:
     """What one visitor has said so far."""
 
     stream: StreamingRecognizer
-    visit: str = ""  # to the microphone, as Gradio calls it
     words: list[Word] = field(default_factory=list)
     partial: str = ""
     seconds: float = 0.0
-    is_begun: bool = False
+    pieces: int = 0  # that have been heard
     is_over: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # the last piece and the end may come at once
+    latest: float = field(default_factory=time.monotonic)  # when something came of this visitor
+    lock: threading.RLock = field(default_factory=threading.RLock)  # a piece and the end may come at once
 
-    def hear(self, path: str | None) -> None:
-        """
-        The next pieces: a file, or those that this visit has posted. Nothing is heard after the end.
-
-        Raises:
-            ValueError: for a piece that is no audio.
-        """
-        with self._lock:
-            posted = POSTED.get(self.visit)
-            if path is not None and (posted is None or not (self.is_begun or path in posted)):
-                self._hear(path)  # the first piece opens the stream that the others are posted to
-            self.is_begun = True
-            self._hear_posted(posted)
-
-    def end(self) -> None:
-        with self._lock:
-            self._hear_posted(POSTED.pop(self.visit, None))
-            self.words += self.stream.flush().words
-            self.partial = ""
-            self.is_over = True
-
-    def _hear_posted(self, posted: deque[str] | None) -> None:
-        while posted:
-            self._hear(posted.popleft())
-
-    def _hear(self, path: str) -> None:
-        for samples, rate in decoded_blocks(path):
-            if self.is_over or self.seconds >= MAX_SPEECH_SECONDS:
+    def hear(self, samples: np.ndarray, rate: int) -> None:
+        """Samples (samples,) of `rate` Hz, in order. Nothing is heard after the end. Raises `ValueError` as `feed`."""
+        with self.lock:
+            if self.is_over:
                 return
             update = self.stream.feed(samples, rate)
             self.seconds += len(samples) / rate
             self.words += update.words
             self.partial = update.partial
+            if self.seconds >= MAX_SPEECH_SECONDS:
+                self.end()
+
+    def end(self) -> None:
+        """The end: what was held back for want of context."""
+        with self.lock:
+            self.words += self.stream.flush().words
+            self.partial = ""
+            self.is_over = True
 
 
-class KeepPosted:
+class Microphones:
     """
-    ASGI middleware that notes each piece which a microphone posts in `POSTED`.
+    The microphones that are open, each with a listener of its own.
 
-    Gradio hands on only the last of those that arrive while one is being heard; words would be lost on a busy server.
+    A microphone counts its pieces and waits for an answer to each, so that none can get lost or change places, and one
+    that is sent again, because its answer did not arrive, is heard once.
+
+    Args:
+        open_stream: makes a recogniser's state for one more.
     """
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, open_stream: Callable[[], StreamingRecognizer]):
+        self._open_stream = open_stream
+        self._listeners: dict[str, Listener] = {}  # by the names of their visits, MAX_LISTENERS at most
+        self._lock = threading.Lock()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream = re.search(r"/gradio_api/stream/(\w+)$", scope["path"]) if scope["type"] == "http" else None
-        if stream:
-            body = await Request(scope, receive).body()
-            with contextlib.suppress(ValueError, KeyError, IndexError, TypeError):  # Gradio says what is wrong
-                path = Path(json.loads(body)["data"][0]["path"]).resolve()
-                if path.is_relative_to(Path(get_upload_folder()).resolve()):  # and nothing else of this machine
-                    POSTED.setdefault(stream[1], deque()).append(str(path))
-            receive = _replayed(body, receive)
-        await self.app(scope, receive, send)
+    def hear(self, piece: Any) -> dict[str, Any]:
+        """
+        The next piece of what a microphone hears → all that has been said.
+
+        Args:
+            piece: `visit`, the name of this use of the microphone; `number` of the piece, which opens the visit where
+                it is 0; `rate` in Hz; `samples` of 16 bits in base64; `is_last`, whether the recording ends with it.
+
+        Returns:
+            `text`; `partial`, of the word that is being said; `end` of the last word in seconds; `is_over`, after the
+            last piece and where the visit has become too long. Or `error`, for people to read: Gradio would show them
+            nothing of an exception.
+        """
+        try:
+            visit, number, rate, samples = _checked(piece)
+            listener = self._listener(visit, number)
+            with listener.lock:
+                if number not in (listener.pieces, listener.pieces - 1):
+                    raise ValueError(f"expected piece {listener.pieces} of the recording, got {number}")
+                if number == listener.pieces:
+                    listener.hear(samples, rate)
+                    listener.pieces += 1
+                    if piece.get("is_last") and not listener.is_over:
+                        listener.end()
+                listener.latest = time.monotonic()
+                return heard(listener)
+        except ValueError as error:
+            return {"error": str(error)}
+
+    def _listener(self, visit: str, number: int) -> Listener:
+        with self._lock:
+            now = time.monotonic()
+            self._listeners = {
+                name: listener for name, listener in self._listeners.items() if now - listener.latest < KEPT_SECONDS
+            }
+            if visit not in self._listeners:
+                if number != 0:
+                    raise ValueError("this recording is no longer known here: press Record to begin anew")
+                self._make_room(now)
+                self._listeners[visit] = Listener(self._open_stream())
+            self._listeners[visit].latest = now
+            return self._listeners[visit]
+
+    def _make_room(self, now: float) -> None:
+        """A place for one more: that of a visit that has ended, or whose visitor has vanished."""
+        if len(self._listeners) < MAX_LISTENERS:
+            return
+        ages = {name: now - known.latest for name, known in self._listeners.items()}
+        free = [name for name, known in self._listeners.items() if known.is_over or ages[name] > SILENT_SECONDS]
+        if not free:
+            raise ValueError(f"{MAX_LISTENERS} people are speaking here already: try again in a minute")
+        del self._listeners[max(free, key=ages.__getitem__)]
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """As if the body had not been read."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def heard(listener: Listener) -> dict[str, Any]:
+    """What a listener has understood, for the page's script."""
+    return {
+        "text": " ".join(word.word for word in listener.words),
+        "partial": listener.partial,
+        "end": listener.words[-1].end if listener.words else 0.0,
+        "is_over": listener.is_over,
+    }
 
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
 
-    return replay
+def _checked(piece: Any) -> tuple[str, int, int, np.ndarray]:
+    """The name, number, rate and samples (samples,) of a piece. Raises `ValueError`: anybody may post anything."""
+    expected = {"visit": str, "number": int, "rate": int, "samples": str}
+    if not isinstance(piece, dict) or not all(type(piece.get(name)) is kind for name, kind in expected.items()):
+        raise ValueError(f"expected a piece of a recording, with {', '.join(expected)}")
+    if len(piece["visit"]) > MAX_NAME:
+        raise ValueError(f"expected a visit's name of at most {MAX_NAME} characters, got {len(piece['visit'])}")
+    if not MIN_RATE <= piece["rate"] <= MAX_RATE:
+        raise ValueError(f"expected a sampling rate of {MIN_RATE} to {MAX_RATE} Hz, got {piece['rate']} Hz")
+    if len(piece["samples"]) > MAX_PIECE_BYTES * 4 // 3 + 4:
+        raise ValueError(f"expected a piece of at most {MAX_PIECE_BYTES} bytes, got more")
+    try:
+        samples = np.frombuffer(base64.b64decode(piece["samples"], validate=True), "<i2")
+    except ValueError:
+        raise ValueError("expected samples of 16 bits in base64") from None
+    return piece["visit"], piece["number"], piece["rate"], samples.astype(np.float32) / 32768
 
 
-__all__ = ["MAX_SPEECH_SECONDS", "KeepPosted", "Listener"]
+__all__ = ["MAX_LISTENERS", "Listener", "Microphones", "heard"]
