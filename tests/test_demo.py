@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from xml.etree import ElementTree
 
 import jiwer
@@ -34,6 +35,10 @@ needs_browser = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ, reason="chromium is not installed (apt-get install chromium)"
 )
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
+# What the microphone hears: a clip that the model writes rightly wherever its chunks begin, which differs from run to
+# run. (Of the digits above it joins two words at every third place, see docs/experiments.md.)
+SAID = "ENTER SEVEN ONE FIVE FOUR"
+SAID_CLIP = Path("wav", "an4test_clstk", "mdms2", "an401-mdms2-b.flac")
 PAUSE_SECONDS = 1.5
 
 
@@ -477,12 +482,12 @@ def test_a_recording_that_is_too_long_is_refused(client, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser(examples, tmp_path_factory):
-    """Chromium whose microphone plays a second of silence, the digits, and silence."""
+def browser(an4, tmp_path_factory):
+    """Chromium whose microphone plays silence, what is SAID, and silence."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM is not None, "CI installs chromium"
-    samples = read_audio(examples / "an4-seven-digits.flac", 48_000)
+    samples = read_audio(an4 / SAID_CLIP, 48_000)
     silence = np.zeros(round(PAUSE_SECONDS * 48_000), np.float32)
     microphone = tmp_path_factory.mktemp("microphone") / "x.wav"
     soundfile.write(microphone, np.concatenate([silence, samples, np.tile(silence, 8)]), 48_000)
@@ -555,7 +560,7 @@ def likeness(heard, clip):
 
 
 @needs_browser
-def test_words_appear_while_one_speaks(page, examples):
+def test_words_appear_while_one_speaks(page, an4):
     pieces = []  # as they are sent
     page.on(
         "request", lambda request: "component_server" in request.url and pieces.append(request.post_data_json["data"])
@@ -574,16 +579,15 @@ def test_words_appear_while_one_speaks(page, examples):
     def seconds():
         return len(samples()) / pieces[0]["rate"] if pieces else 0.0
 
-    clip = read_audio(examples / "an4-seven-digits.flac", 16_000)
-    # Where chunks begin in the clip differs from run to run, and a letter or a space may get lost at their seams.
-    while time.monotonic() - begin < 30 and (not seen or jiwer.cer(DIGITS, list(seen)[-1]) > 0.1):
+    clip = read_audio(an4 / SAID_CLIP, 16_000)
+    while time.monotonic() - begin < 30 and SAID not in seen:
         if text := tail.inner_text(timeout=1000).strip():
             tails.setdefault(text, seconds())
         if text := firm.inner_text(timeout=1000).strip():
             seen.setdefault(text, seconds())
         time.sleep(0.05)
     texts = list(seen)
-    assert jiwer.cer(DIGITS, texts[-1]) <= 0.1
+    assert texts[-1] == SAID
     # Words grow, none is taken back, and the first stood there before the clip was over, as did the beginning of one.
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
     assert len(texts) >= 3
@@ -668,8 +672,8 @@ def test_a_recording_may_be_spoken(page):
     page.wait_for_timeout(1000 * (PAUSE_SECONDS + 4))
     panel.get_by_role("button", name="Stop", exact=True).click()
     words = panel.locator("button.word")
-    words.nth(5).wait_for(timeout=30_000)
-    assert jiwer.cer(DIGITS, " ".join(words.all_inner_texts())) <= 0.1
+    words.nth(4).wait_for(timeout=30_000)
+    assert jiwer.cer(SAID, " ".join(words.all_inner_texts())) <= 0.1
     words.last.click()
     page.wait_for_function("player => player.currentTime > 1", arg=panel.locator("audio").element_handle())
 
