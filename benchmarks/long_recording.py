@@ -18,7 +18,7 @@ import soundfile
 
 from hf_speechrec.audio import read_audio, row_source
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.evaluation import error_rates
+from hf_speechrec.evaluation import error_rates, read_speakers
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer
 from hf_speechrec.transcription import transcribe
@@ -45,7 +45,7 @@ def main() -> None:
     recognizer = load_recognizer(arguments.model, "cpu")
     normalizer = TextNormalizer(**recognizer.model.config.text_normalizer)
     rate = recognizer.feature_extractor.sampling_rate
-    names = arguments.speakers.read_text().split() if arguments.speakers else None
+    names = read_speakers(arguments.speakers) if arguments.speakers else None
     corpus = read_corpus(arguments.corpus, arguments.split, speakers=names)
     clips = [read_audio(row_source(row), rate) for row in corpus]
     references = [normalizer(text) for text in corpus["text"]]

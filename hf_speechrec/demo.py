@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -196,15 +197,8 @@ def _file_tab(recognizer, decoder: BeamSearchDecoder | None, examples: list[str]
     # A search does one thing at a time.
     limit: dict[str, Any] = {"concurrency_id": "transcribe", "concurrency_limit": 2 if decoder is None else 1}
     audio.change(show, audio, [shown, copy, *downloads], api_visibility="private", **limit)
-    answer = gr.JSON(visible=False)
-    gr.Button(visible=False).click(
-        answered,
-        audio,
-        answer,
-        api_name="transcribe",
-        api_description="A recording → its text, words with times and confidence, and subtitles.",
-        **limit,
-    )
+    about = "A recording → its text, words with times and confidence, and subtitles."
+    _endpoint(answered, audio, "transcribe", about, **limit)
 
 
 def _commands_tab(classifier, examples: list[str]) -> None:
@@ -223,14 +217,8 @@ def _commands_tab(classifier, examples: list[str]) -> None:
         return {"label": result.labels[0]["label"], "is_confident": result.is_confident, "confidences": confidences}
 
     audio.change(name, audio, [label, doubt], api_visibility="private")
-    answer = gr.JSON(visible=False)
-    gr.Button(visible=False).click(
-        answered,
-        audio,
-        answer,
-        api_name="classify",
-        api_description="A clip of one word → its label, whether the model is sure, and the probability of each label.",
-    )
+    about = "A clip of one word → its label, whether the model is sure, and the probability of each label."
+    _endpoint(answered, audio, "classify", about)
 
 
 def _inside_tab(recognizer, examples: list[str]) -> None:
@@ -250,6 +238,12 @@ def _inside_tab(recognizer, examples: list[str]) -> None:
     audio.change(
         look, audio, drawing, api_name="inside", api_description="A recording → what the model sees and thinks, as SVG."
     )
+
+
+def _endpoint(answer: Callable[[str], dict], audio: gr.Audio, name: str, description: str, **limits) -> None:
+    """What programs call with a recording, and the page itself does not."""
+    hidden = gr.JSON(visible=False)
+    gr.Button(visible=False).click(answer, audio, hidden, api_name=name, api_description=description, **limits)
 
 
 def _recording(label: str, elem_id: str, examples: list[str], is_spoken: bool = False) -> gr.Audio:

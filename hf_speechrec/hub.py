@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from .audio import read_audio
 from .loading import first_line, load_model, load_pipeline
@@ -29,7 +30,6 @@ from .pronunciation import LEXICON
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
 # What of a checkpoint is uploaded while a run goes on; never a pickle.
 PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)

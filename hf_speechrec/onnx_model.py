@@ -33,6 +33,13 @@ class _OnnxModel(PreTrainedModel):
     def dtype(self) -> torch.dtype:
         return torch.float32
 
+    @staticmethod
+    def _inputs(input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> dict[str, np.ndarray]:
+        """What a graph takes: features (batch, frames, mels) and their mask (batch, frames), all valid without one."""
+        if attention_mask is None:
+            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
+        return {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
+
 
 class OnnxResNetBiGruForCTC(_OnnxModel):
     """
@@ -74,8 +81,6 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         return_dict: bool | None = None,
     ) -> PhoneticCTCOutput | tuple:
         """Features (batch, frames, mels) and their mask (batch, frames) → as `ResNetBiGruForCTC`."""
-        if attention_mask is None:
-            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
         hidden_states, lengths = self._encode(input_features, attention_mask)
         logits, *phone_logits = map(torch.from_numpy, self._recognize(hidden_states, lengths))
         output = PhoneticCTCOutput(logits=logits, phone_logits=phone_logits[0] if phone_logits else None)
@@ -122,9 +127,8 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         after, logits, *_ = self._recur(window.numpy(), np.array([window.shape[1]]), before, chunk_frames - 1)
         return torch.from_numpy(logits[0, :chunk_frames]), list(torch.from_numpy(after)[:, None])
 
-    def _encode(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[np.ndarray]:
-        inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
-        return self._encoder.run(["hidden_states", "lengths"], inputs)
+    def _encode(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None) -> list[np.ndarray]:
+        return self._encoder.run(["hidden_states", "lengths"], self._inputs(input_features, attention_mask))
 
     def _recur(self, hidden_states: np.ndarray, lengths: np.ndarray, states: np.ndarray, last: int) -> list[np.ndarray]:
         """The states of the last frame, and the logits of each head."""
@@ -164,10 +168,8 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
         """Features (batch, frames, mels) and their mask (batch, frames) → as `BiLstmForAudioClassification`."""
-        if attention_mask is None:
-            attention_mask = torch.ones(input_features.shape[:2], dtype=torch.long)
-        inputs = {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
-        logits = torch.from_numpy(self._classifier.run(["logits"], inputs)[0])
+        outputs = self._classifier.run(["logits"], self._inputs(input_features, attention_mask))
+        logits = torch.from_numpy(outputs[0])
         return (logits,) if return_dict is False else SequenceClassifierOutput(logits=logits)
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from .loading import first_line
 from .training_plot import plot_history
@@ -19,7 +20,6 @@ from .training_plot import plot_history
 logger = logging.getLogger(__name__)
 
 PARTIAL = "_partial"  # where a checkpoint is written before it gets its name; the Hub is never given a "_*"
-WEIGHTS = "model.safetensors"
 RESUMED = ("trainer_state.json", WEIGHTS, "optimizer.pt", "scheduler.pt")  # what a run goes on from
 
 
