@@ -20,8 +20,9 @@ from pathlib import Path
 
 from hf_speechrec.audio import row_source
 from hf_speechrec.corpora import read_corpus
+from hf_speechrec.corpus_rows import read_speakers
 from hf_speechrec.decoding import BeamSearchDecoder
-from hf_speechrec.evaluation import error_rates, read_speakers
+from hf_speechrec.evaluation import error_rates
 from hf_speechrec.language_model import read_words
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer

@@ -18,7 +18,8 @@ import soundfile
 
 from hf_speechrec.audio import read_audio, row_source
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.evaluation import error_rates, read_speakers
+from hf_speechrec.corpus_rows import read_speakers
+from hf_speechrec.evaluation import error_rates
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer
 from hf_speechrec.transcription import transcribe

@@ -19,7 +19,8 @@ import torch
 
 from hf_speechrec.audio import read_audio, row_source
 from hf_speechrec.corpora import read_corpus
-from hf_speechrec.evaluation import BOOTSTRAP_SAMPLES, read_speakers, utterance_errors
+from hf_speechrec.corpus_rows import read_speakers
+from hf_speechrec.evaluation import BOOTSTRAP_SAMPLES, utterance_errors
 from hf_speechrec.listening import BLOCK_SECONDS
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.streaming import StreamingRecognizer

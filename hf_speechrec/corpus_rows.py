@@ -203,3 +203,14 @@ def select_speakers(
     if isinstance(selected, datasets.Dataset) and len(selected) == 0:
         raise CorpusError(f"{name}: not one utterance of the wanted speakers")
     return selected
+
+
+def read_speakers(path: Path) -> list[str]:
+    """The speakers that a file names, one a line; a name may hold blanks."""
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def warn_of_missing_speakers(path: Path, speakers: Iterable[str], dataset: datasets.Dataset) -> None:
+    """Name those of a file's speakers who say nothing in a corpus."""
+    if missing := sorted(set(speakers) - set(dataset["speaker"])):
+        logger.warning("%s: the corpus has no utterance of %s", path, ", ".join(missing))

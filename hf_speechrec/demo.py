@@ -1,10 +1,7 @@
 """The Gradio page: words while one speaks, files with subtitles, spoken commands, and a look inside a recogniser."""
 
-import contextlib
-import html
 import json
 import os
-import re
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -16,15 +13,14 @@ import gradio as gr
 import numpy as np
 import torch
 
-from .alignment import Word
 from .audio import AudioError, decoded_blocks, read_audio
 from .classification import Classification, classify
 from .decoding import BeamSearchDecoder, load_decoder
 from .hub import EXAMPLES
 from .inside import INSIDE_SECONDS, as_svg, draw_inside
 from .loading import DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER, load_classifier, load_recognizer
-from .model_card import read_facts
 from .page.microphone import MAX_LISTENERS, Listener, Microphones
+from .page.shown import READABLE, hint, model_cards, model_name, named_labels, summary_of, words_as_html
 from .streaming import StreamingRecognizer
 from .subtitles import to_srt, to_vtt
 from .transcription import Transcript, transcribe
@@ -34,8 +30,6 @@ MAX_FILE_SECONDS = 600
 MAX_WAITING = 256  # calls; who is served waits with one at a time
 MAX_SESSIONS = 256  # that are remembered, the latest used; Gradio keeps 0.1 MB for each, by itself for ten thousand
 SECONDS_KEPT = 3600  # uploads and what a visitor has said
-UNSURE = 0.7  # confidence under which a word's underline is dotted
-LEAST_SHOWN = 0.005  # probability of a label; less would be a row of 0 %
 
 PAGE = Path(__file__).parent / "page"
 FONT = ["system-ui", "sans-serif"]  # the visitor's own: none is fetched
@@ -44,7 +38,6 @@ SAY = {
     "an4": "Say *three one four one five*, or spell your name.",
     "librispeech-mini": "Say *it was a cold and windy morning*.",
 }
-READABLE = {"_silence_": "(silence)", "_unknown_": "(another word)"}  # Speech Commands' names
 COPY = """async () => {
   const words = [...document.querySelectorAll("#text button.word")].map((word) => word.textContent);
   await navigator.clipboard.writeText(words.join(" "));
@@ -74,12 +67,12 @@ def build_demo(
     examples = sorted(str(path) for path in EXAMPLES.glob("*.*") if path.suffix in (".flac", ".wav", ".opus"))
     sentences = [path for path in examples if "command" not in Path(path).name]
     commands = [path for path in examples if "command" in Path(path).name]
-    name, kept = _name(recognizer), (SECONDS_KEPT, SECONDS_KEPT)
+    name, kept = model_name(recognizer), (SECONDS_KEPT, SECONDS_KEPT)
 
     with gr.Blocks(title=f"{name} · hf_speechrec", analytics_enabled=False, delete_cache=kept) as page:
         gr.Markdown(
             f"# hf_speechrec: {name}\nSmall models for speech that you train on your own recordings. Here **{name}** "
-            f"writes what is said, and **{_name(classifier)}** names commands."
+            f"writes what is said, and **{model_name(classifier)}** names commands."
         )
         with gr.Tab("Speak", id="speak"):
             _speak_tab(speech, SAY.get(recognizer, ""))
@@ -91,7 +84,7 @@ def build_demo(
             _inside_tab(speech, sentences)
         with gr.Accordion("About the models", open=False) as about:
             card = gr.Markdown()
-            about.expand(lambda: _cards(speech, command), None, card, api_visibility="private")
+            about.expand(lambda: model_cards(speech, command), None, card, api_visibility="private")
     return page
 
 
@@ -120,7 +113,7 @@ def launch(
 
 def _speak_tab(recognizer, say: str) -> None:
     gr.Markdown(
-        f"{_summary(recognizer)} {say}\n\n"
+        f"{summary_of(recognizer)} {say}\n\n"
         "Press *Record* and speak. Words that stand there are final; the paler end is still being heard."
     )
 
@@ -170,7 +163,7 @@ def _speak_tab(recognizer, say: str) -> None:
 
 def _file_tab(recognizer, decoder: BeamSearchDecoder | None, examples: list[str]) -> None:
     audio = _recording("Recording", "recording", examples)
-    shown = gr.HTML(_hint("The words will stand here; press one to hear it."), elem_id="text")
+    shown = gr.HTML(hint("The words will stand here; press one to hear it."), elem_id="text")
     with gr.Row(elem_id="downloads"):
         copy = gr.Button("Copy text", size="sm", visible=False)
         downloads = [gr.DownloadButton(f"Download .{kind}", size="sm", visible=False) for kind in (*SUBTITLES, "json")]
@@ -178,7 +171,7 @@ def _file_tab(recognizer, decoder: BeamSearchDecoder | None, examples: list[str]
 
     def show(path: str | None):
         if path is None:
-            return [_hint(""), gr.Button(visible=False), *[gr.DownloadButton(visible=False)] * len(downloads)]
+            return [hint(""), gr.Button(visible=False), *[gr.DownloadButton(visible=False)] * len(downloads)]
         transcript = _transcribe(recognizer, decoder, path)
         contents = {kind: write(transcript.words) for kind, write in SUBTITLES.items()}
         contents["json"] = json.dumps(_as_json(transcript), ensure_ascii=False, indent=2)
@@ -188,7 +181,7 @@ def _file_tab(recognizer, decoder: BeamSearchDecoder | None, examples: list[str]
             file = folder / f"{Path(path).stem}.{kind}"
             file.write_text(content, encoding="utf-8")
             files.append(gr.DownloadButton(value=str(file), visible=True))
-        return [_words(transcript.words), gr.Button("Copy text", visible=bool(transcript.words)), *files]
+        return [words_as_html(transcript.words), gr.Button("Copy text", visible=bool(transcript.words)), *files]
 
     def answered(path: str) -> dict[str, Any]:
         transcript = _transcribe(recognizer, decoder, path)
@@ -209,7 +202,7 @@ def _commands_tab(classifier, examples: list[str]) -> None:
     doubt = gr.HTML(elem_id="doubt")
 
     def name(path: str | None) -> tuple[dict[str, float] | None, str]:
-        return (None, "") if path is None else _named(_classify(classifier, path))
+        return (None, "") if path is None else named_labels(_classify(classifier, path))
 
     def answered(path: str) -> dict[str, Any]:
         result = _classify(classifier, path)
@@ -262,34 +255,6 @@ def _recording(label: str, elem_id: str, examples: list[str], is_spoken: bool = 
         labels = [Path(path).stem.partition("-")[2].replace("-", " ").capitalize() for path in examples]
         gr.Examples(examples, audio, label="Examples", example_labels=labels)
     return audio
-
-
-def _name(model: str) -> str:
-    """What a model is called on the page."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def _summary(recognizer) -> str:
-    """The first sentence about it on its card, where it has one."""
-    with contextlib.suppress(ValueError, AttributeError):  # whoever wrote it
-        summary = read_facts(recognizer.model.name_or_path)["card"].get("summary", "")
-        return re.split(r"(?<=[.!?])\s", summary.strip())[0]
-    return ""
-
-
-def _cards(*models) -> str:
-    """Their model cards, as Markdown."""
-    parts = []
-    for model in models:
-        card = Path(model.model.name_or_path, "README.md")
-        text = (
-            card.read_text(encoding="utf-8", errors="replace")
-            if card.is_file()
-            else f"# {card.parent.name}\n\nIt has no card."
-        )
-        text = text.split("\n---\n", 1)[-1] if text.startswith("---") else text
-        parts.append(re.sub(r"!\[.*?\]\(.*?\)", "", text))  # its pictures lie beside it, and not beside the page
-    return "\n\n---\n\n".join(parts)
 
 
 def _heard(listener: Listener | None) -> dict[str, Any]:
@@ -346,32 +311,6 @@ def _refusal(error: Exception | str) -> gr.Error:
 
 def _as_json(transcript: Transcript) -> dict[str, Any]:
     return {"text": transcript.text, "duration": transcript.duration, "words": [asdict(w) for w in transcript.words]}
-
-
-def _hint(text: str) -> str:
-    return f'<div class="transcript"><span class="hint">{text}</span></div>'
-
-
-def _words(words: list[Word]) -> str:
-    """Words as buttons that play their place, underlined from red (unsure) to green, and dotted where it is unsure."""
-    if not words:
-        return _hint("No words were heard in this recording.")
-    buttons = "".join(
-        f'<button class="word{" unsure" if word.confidence < UNSURE else ""}" type="button" data-start="{word.start}" '
-        f'data-end="{word.end}" style="--sure: hsl({120 * max(0.0, 2 * word.confidence - 1):.0f} 70% 45% / 0.6)" '
-        f'title="{word.start:.2f} to {word.end:.2f} s, {word.confidence:.0%} sure">{html.escape(word.word)}</button>'
-        for word in words
-    )
-    legend = f'<i>sure</i>, <i class="unsure">less than {UNSURE:.0%} sure</i>; press a word to hear it'
-    return f'<div class="transcript"><div class="words">{buttons}</div><p class="legend">{legend}</p></div>'
-
-
-def _named(result: Classification) -> tuple[dict[str, float], str]:
-    """Labels as people call them, without those that nobody would think of, and whether the model is sure."""
-    best, *others = ((READABLE.get(item["label"], item["label"]), item["score"]) for item in result.labels)
-    labels = dict([best, *(item for item in others if item[1] >= LEAST_SHOWN)])
-    doubt = "Not sure: it may be another word, or none." if result.is_confident is False else ""
-    return labels, f'<div class="transcript"><p class="note">{doubt}</p></div>' if doubt else ""
 
 
 def _asset(name: str) -> str:

@@ -5,8 +5,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
@@ -234,17 +233,6 @@ def conditioned(
         if noise_snr_db is not None:
             samples = add_noise(samples, noise_snr_db, seed=i)
         yield row, samples * np.float32(10 ** (gain_db / 20))
-
-
-def read_speakers(path: Path) -> list[str]:
-    """The speakers that a file names, one a line; a name may hold blanks."""
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-
-
-def warn_of_missing_speakers(path: Path, speakers: Iterable[str], dataset: datasets.Dataset) -> None:
-    """Name those of a file's speakers who say nothing in a corpus."""
-    if missing := sorted(set(speakers) - set(dataset["speaker"])):
-        logger.warning("%s: the corpus has no utterance of %s", path, ", ".join(missing))
 
 
 def circumstances(model, seconds: float, elapsed: float, gain_db: float, noise_snr_db: float | None) -> dict[str, Any]:

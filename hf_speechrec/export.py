@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -16,88 +17,11 @@ from .hub import SEARCH_FILES, copy_files
 from .loading import ModelError, load_model
 from .modeling_bilstm import BiLstmForAudioClassification
 from .modeling_resnet_bigru import ResNetBiGruForCTC
-from .modeling_sequence import BidirectionalGRU
 from .onnx_model import CLASSIFIER_FILE, ENCODER_FILE, RECURRENCE_FILE
+from .onnx_operators import TRANSLATION, OnnxGRU, OnnxLSTM
 
 BATCH, FRAMES = torch.export.Dim("batch"), torch.export.Dim("frames")
-ONNX_INT32 = 6  # `onnx.TensorProto.INT32`, of a package that is an extra
 INT8_LEAST = 10_000  # values of a weight that is worth 8 bits; what is smaller makes no file large
-
-
-class _Bidirectional(nn.Module):
-    """
-    A bidirectional layer as ONNX has it: one operator for both directions, which knows the lengths of the rows.
-
-    torch's exporter would give two operators with gathers around them, loses the dynamic number of frames in between
-    (pytorch issue 191855), and has had a GRU's reset gate at the wrong place (issue 189225).
-
-    Args:
-        directions: forward and backward: a module of torch's, and the ending of its parameters' names.
-        gates: torch's gates in ONNX's order.
-    """
-
-    def __init__(self, directions: Sequence[tuple[nn.RNNBase, str]], gates: Sequence[int]):
-        super().__init__()
-
-        def stacked(kind: str) -> torch.Tensor:
-            parameters = [getattr(rnn, f"{kind}_{ending}").detach() for rnn, ending in directions]
-            return torch.stack([torch.cat([p.chunk(len(gates))[gate] for gate in gates]) for p in parameters])
-
-        self.register_buffer("weight", stacked("weight_ih"))  # (2, gates * hidden, input)
-        self.register_buffer("recurrence", stacked("weight_hh"))  # (2, gates * hidden, hidden)
-        self.register_buffer("bias", torch.cat([stacked("bias_ih"), stacked("bias_hh")], dim=1))
-
-
-class _BidirectionalGRU(_Bidirectional):
-    def __init__(self, layer: BidirectionalGRU):
-        # torch: reset, update, new; ONNX: update, reset, new
-        super().__init__([(layer.forward_gru, "l0"), (layer.backward_gru, "l0")], (1, 0, 2))
-
-    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, input), (batch,), forward state (1, batch, hidden) → (batch, frames, 2 * hidden)"""
-        states = torch.cat([state, torch.zeros_like(state)])  # the backward direction starts anew
-        weights = (self.weight, self.recurrence, self.bias)
-        return torch.ops.hf_speechrec.bidirectional_gru(inputs, lengths, states, *weights)
-
-
-class _BidirectionalLSTM(_Bidirectional):
-    def __init__(self, lstm: nn.LSTM, layer: int):
-        # torch: input, forget, cell, output; ONNX: input, output, forget, cell
-        super().__init__([(lstm, f"l{layer}"), (lstm, f"l{layer}_reverse")], (0, 3, 1, 2))
-
-    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, input), (batch,) → (batch, frames, 2 * hidden)"""
-        weights = (self.weight, self.recurrence, self.bias)
-        return torch.ops.hf_speechrec.bidirectional_lstm(inputs, lengths, *weights)
-
-
-@torch.library.custom_op("hf_speechrec::bidirectional_gru", mutates_args=())
-def _bidirectional_gru(
-    inputs: torch.Tensor,
-    lengths: torch.Tensor,
-    states: torch.Tensor,
-    weight: torch.Tensor,
-    recurrence: torch.Tensor,
-    bias: torch.Tensor,
-) -> torch.Tensor:
-    raise NotImplementedError("stands for an operator of ONNX, and is never run in torch")
-
-
-@torch.library.custom_op("hf_speechrec::bidirectional_lstm", mutates_args=())
-def _bidirectional_lstm(
-    inputs: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor, recurrence: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    raise NotImplementedError("stands for an operator of ONNX, and is never run in torch")
-
-
-@_bidirectional_gru.register_fake
-def _(inputs, lengths, states, weight, recurrence, bias):  # noqa: ARG001  the operator's own signature
-    return inputs.new_empty(*inputs.shape[:2], 2 * recurrence.shape[2])
-
-
-@_bidirectional_lstm.register_fake
-def _(inputs, lengths, weight, recurrence, bias):  # noqa: ARG001  the operator's own signature
-    return inputs.new_empty(*inputs.shape[:2], 2 * recurrence.shape[2])
 
 
 class _Classifier(nn.Module):
@@ -106,7 +30,7 @@ class _Classifier(nn.Module):
     def __init__(self, model: BiLstmForAudioClassification):
         super().__init__()
         self.model = model
-        self.lstms = nn.ModuleList(_BidirectionalLSTM(model.lstm, layer) for layer in range(model.lstm.num_layers))
+        self.lstms = nn.ModuleList(OnnxLSTM(model.lstm, layer) for layer in range(model.lstm.num_layers))
 
     def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         lengths, states = attention_mask.sum(-1), input_features
@@ -135,7 +59,7 @@ class _Recurrence(nn.Module):
     def __init__(self, model: ResNetBiGruForCTC):
         super().__init__()
         self.model = model
-        self.grus = nn.ModuleList(_BidirectionalGRU(cast(Any, layer).gru) for layer in model.gru_layers)
+        self.grus = nn.ModuleList(OnnxGRU(cast(Any, layer).gru) for layer in model.gru_layers)
 
     def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor, states: torch.Tensor, last: torch.Tensor):
         size, after = states.shape[2], []
@@ -166,8 +90,8 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
     Args:
         model: a bundled model, a folder or an id on the Hub.
         folder: where to write.
-        int8: weights of 8 bits, one scale a row, are a quarter of the size. The arithmetic stays float32:
-            onnxruntime has no GRU of integers.
+        int8: weights of 8 bits, one scale a row, are a quarter of the size. A recogniser's arithmetic stays float32,
+            since onnxruntime has no GRU of integers; a classifier's LSTM is computed in integers, in half the time.
 
     Returns:
         The folder.
@@ -192,9 +116,7 @@ def export_onnx(model: str | PathLike, folder: str | PathLike, *, int8: bool = F
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, graph in graphs.items():
-        if int8:
-            _to_int8(graph)
-        onnx.save(graph, folder / name)
+        onnx.save(_to_int8(graph) if int8 else graph, folder / name)
     network.config.save_pretrained(folder)
     processor.save_pretrained(folder)
     copy_files(Path(str(network.name_or_path)), folder, SEARCH_FILES)
@@ -226,7 +148,7 @@ def _features(mels: int) -> dict[str, tuple[torch.Tensor, dict]]:
 
 def _graph(module: nn.Module, inputs: dict[str, tuple[torch.Tensor, dict]], outputs: list[str]):
     """An ONNX model of a module. `inputs`: for each of its arguments an example and its dynamic dimensions."""
-    with torch.no_grad(), _quiet_exporter():
+    with torch.no_grad(), _quiet("torch.onnx"):
         program = torch.onnx.export(
             module.eval(),
             tuple(example for example, _ in inputs.values()),
@@ -235,56 +157,35 @@ def _graph(module: nn.Module, inputs: dict[str, tuple[torch.Tensor, dict]], outp
             input_names=list(inputs),
             output_names=outputs,
             dynamic_shapes={name: axes for name, (_, axes) in inputs.items()},
-            custom_translation_table={
-                torch.ops.hf_speechrec.bidirectional_gru.default: _onnx_gru,
-                torch.ops.hf_speechrec.bidirectional_lstm.default: _onnx_lstm,
-            },
+            custom_translation_table=TRANSLATION,
             verbose=False,
         )
     assert program is not None  # as it is with `dynamo`
     return program.model_proto
 
 
-def _onnx_gru(inputs, lengths, states, weight, recurrence, bias):
-    """`_bidirectional_gru` in ONNX's operators."""
-    from onnxscript import opset20
+def _with_int8_lstms(proto):
+    """
+    LSTMs → onnxruntime's own, which multiplies weights and inputs of 8 bits; a graph without one stays as it is. Of the
+    weights 7 bits are used: with 8 the sums of CPUs without VNNI saturate.
+    """
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
 
-    op: Any = opset20  # its types do not know what a tensor of the graph is
-    size, lengths = recurrence.shape[2], op.Cast(lengths, to=ONNX_INT32)
-    outputs, _ = op.GRU(
-        op.Transpose(inputs, perm=[1, 0, 2]),  # frames first
-        weight,
-        recurrence,
-        bias,
-        lengths,
-        states,
-        direction="bidirectional",
-        hidden_size=size,
-        linear_before_reset=1,  # as torch has it
-    )
-    return _join_directions(op, outputs)
+    if not any(node.op_type == "LSTM" for node in proto.graph.node):
+        return proto
+    with tempfile.TemporaryDirectory() as folder, _quiet("root"):  # it recommends steps that torch's exporter has done
+        quantize_dynamic(proto, Path(folder, CLASSIFIER_FILE), op_types_to_quantize=["LSTM"], reduce_range=True)
+        return onnx.load(Path(folder, CLASSIFIER_FILE))
 
 
-def _onnx_lstm(inputs, lengths, weight, recurrence, bias):
-    """`_bidirectional_lstm` in ONNX's operators."""
-    from onnxscript import opset20
-
-    op: Any = opset20
-    size, lengths = recurrence.shape[2], op.Cast(lengths, to=ONNX_INT32)
-    inputs = op.Transpose(inputs, perm=[1, 0, 2])
-    outputs, *_ = op.LSTM(inputs, weight, recurrence, bias, lengths, direction="bidirectional", hidden_size=size)
-    return _join_directions(op, outputs)
-
-
-def _join_directions(op: Any, outputs):
-    """(frames, directions, batch, hidden) → (batch, frames, directions * hidden)"""
-    return op.Reshape(op.Transpose(outputs, perm=[2, 0, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
-
-
-def _to_int8(proto) -> None:
-    """Large weights of a graph → 8 bits and a scale for each of their last dimension's rows, in place."""
+def _to_int8(proto):
+    """
+    A graph with 8 bits for large weights, and a scale for each of their last dimension's rows; LSTMs are computed so.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
+    proto = _with_int8_lstms(proto)
     graph, nodes = proto.graph, []
     for tensor in [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) > 1]:
         weight = numpy_helper.to_array(tensor)
@@ -303,20 +204,21 @@ def _to_int8(proto) -> None:
         ]
     for node in reversed(nodes):
         graph.node.insert(0, node)
+    return proto
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """torch's exporter speaks of torchvision, which nobody needs here, and of names that two inputs share."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+def _quiet(logger: str) -> Iterator[None]:
+    """No warnings: torch's exporter speaks of torchvision, which nobody needs here, and of names that inputs share."""
+    speaker = logging.getLogger(logger)
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        speaker.setLevel(level)
 
 
 __all__ = ["export_onnx"]

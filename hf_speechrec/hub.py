@@ -26,7 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 from .audio import read_audio
 from .loading import first_line, load_model, load_pipeline
 from .model_card import FACTS, render_model_card
-from .pronunciation import LEXICON
+from .pronunciation import LEXICON, LICENSES
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PUBLISHED = ("*.json", "*.py", "model*.safetensors")
 UNPUBLISHED = ("trainer_state.json",)
 # What a search with a language model reads; a lexicon's licence wants its notice to stay with it.
-SEARCH_FILES = ("language_model.*", LEXICON, "*LICENSE*")
+SEARCH_FILES = ("language_model.*", LEXICON, LICENSES)
 COMPANIONS = (FACTS, "all_results.json", "*.png", *SEARCH_FILES)  # besides, what a run leaves and a card shows
 ATTEMPTS = 3
 CHECK_SECONDS = 300

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LEXICON = "lexicon.txt.gz"  # in the folder of a model with phones
+LICENSES = "*LICENSE*"  # of what a model carries, beside it
 
 Lexicon = dict[str, list[list[str]]]
 

@@ -74,6 +74,11 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there is a part to choose by."""
+        return self.held_out not in (None, "", "none", 0)
+
     def __post_init__(self):
         if self.task not in CONFIGS:
             raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")

@@ -1,17 +1,14 @@
-"""transformers' Trainer for speech: its arguments, an order that survives a resume, whole checkpoints, its pushes."""
+"""transformers' Trainer for speech: an order that survives a resume, whole checkpoints, its pushes."""
 
 import ctypes
 import logging
 import shutil
 import zlib
-from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
@@ -24,64 +21,6 @@ from .training_checkpoints import PARTIAL, publish, whole_or_nothing
 logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-def training_arguments(
-    values: dict[str, Any], arguments: Sequence[str] = (), device: str | None = None, metric: str = "wer"
-) -> TrainingArguments:
-    """
-    `TrainingArguments` of a recipe's section, command-line arguments before it and our defaults behind it. `metric`
-    ("wer" or "accuracy") chooses the best checkpoint.
-
-    Raises:
-        ValueError: for an argument that `TrainingArguments` does not have, or a value that does not fit.
-    """
-    defaults = {
-        "output_dir": "runs/model",
-        "remove_unused_columns": False,
-        "train_sampling_strategy": "group_by_length",
-        "length_column_name": "duration",
-        "label_names": ["labels"],
-        "report_to": "none",
-        "metric_for_best_model": metric,
-        "greater_is_better": metric == "accuracy",
-        "save_total_limit": 2,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0.05,
-        "lr_scheduler_type": "cosine",
-        "max_grad_norm": 1.0,
-        "weight_decay": 0.01,
-        "logging_steps": 50,
-        "ddp_find_unused_parameters": False,  # every parameter takes part in every step
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "bf16": device in (None, "cuda") and _does_bfloat16(),
-    }
-    known = {f.name for f in fields(TrainingArguments)}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(f"transformers' TrainingArguments has no {', '.join(unknown)}")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device is not None and not available.get(device, False):
-        raise ValueError(
-            f"expected a device among {', '.join(d for d, there in available.items() if there)}, got {device}"
-        )
-    parser = HfArgumentParser(TrainingArguments, exit_on_error=False, allow_abbrev=False)  # type: ignore[arg-type]
-    parser.set_defaults(**defaults | values)
-    try:
-        args, rest = parser.parse_known_args(list(arguments))
-    except Exception as error:  # argparse's own errors do not share a useful base
-        raise ValueError(str(error)) from None
-    if rest:
-        raise ValueError(f"neither an option of this command nor of transformers' TrainingArguments: {' '.join(rest)}")
-    if device == "cpu":
-        args.use_cpu = True
-    if args.push_to_hub and str(getattr(args.hub_strategy, "value", args.hub_strategy)) not in ("end", "every_save"):
-        raise ValueError(f"expected the hub_strategy end or every_save, got {args.hub_strategy}")
-    return TrainingArguments(**vars(args))
-
-
-def _does_bfloat16() -> bool:
-    """Whether a GPU has it in hardware: emulated it is slower than float32. The loss is always taken in float32."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -260,4 +199,4 @@ def keep_freed_memory() -> bool:
     return bool(from_heap and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-__all__ = ["EpochSampler", "SpeechTrainer", "keep_freed_memory", "training_arguments"]
+__all__ = ["EpochSampler", "SpeechTrainer", "keep_freed_memory"]

@@ -4,37 +4,31 @@ import datetime
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import transformers
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 
 from .augmentation import Augmentation
 from .collator import SpeechCollator
-from .corpora import read_corpus
-from .corpus_rows import CorpusError, select_speakers, split_held_out
-from .evaluation import read_speakers, warn_of_missing_speakers
-from .hub_corpora import is_hub_dataset
-from .labelled_corpora import read_labelled_corpus
 from .model_card import command_line, update_facts
 from .pronunciation import LEXICON
 from .recipe import Recipe
-from .trainer import SpeechTrainer, training_arguments
+from .trainer import SpeechTrainer
+from .training_arguments import recipe_arguments
 from .training_callbacks import CollatorEpoch
 from .training_checkpoints import PARTIAL, checkpoint_to_resume, save_run
 from .training_classifier import classifier_parts
 from .training_parts import TrainingParts
 from .training_recognizer import recognizer_parts
+from .training_sets import marked_for_augmentation, read_sets, sizes
 
 logger = logging.getLogger(__name__)
 
 SHUFFLE_BUFFER = 1000  # utterances of a stream that are mixed
-METRICS = {"ctc": "wer", "classification": "accuracy"}
 
 
 def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = None) -> Path:
@@ -57,27 +51,18 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         OSError: where the folder cannot be written; its checkpoints are whole.
         SystemExit: 143 after a SIGTERM, with the run saved.
     """
-    values = recipe.training
-    if not _is_held_out(recipe):  # nothing to choose by: the last weights are kept
-        arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    else:
-        values = _choosing(_said(recipe, arguments), recipe.streaming) | values
-    args = training_arguments(values, arguments, device, METRICS[recipe.task])
-    if _is_held_out(recipe) and recipe.early_stopping_patience:
-        _check_stopping(args)
-    if recipe.streaming:
-        _check_stream(recipe, args)
+    args = recipe_arguments(recipe, arguments, device)
     output_dir = Path(str(args.output_dir))
     # Before anything random: weights, the held-out draw and the augmentation all follow the seed.
     torch.manual_seed(args.seed)
 
-    train_set, eval_set = _read(recipe, args.seed)
+    train_set, eval_set = read_sets(recipe, args.seed)
     parts_of = recognizer_parts if recipe.task == "ctc" else classifier_parts
     augmentation = None if recipe.augmentation is None else Augmentation(**recipe.augmentation)
     parts = parts_of(recipe, train_set, eval_set, augmentation, args.seed)
     train_set, eval_set = parts.train_set, parts.eval_set
     if augmentation is not None:
-        train_set = _marked(train_set)
+        train_set = marked_for_augmentation(train_set)
     if recipe.streaming:
         train_set = train_set.shuffle(seed=args.seed, buffer_size=SHUFFLE_BUFFER)
         # Each process reads its own part; sent by the first one, batches of different length would not fit together.
@@ -100,7 +85,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         callbacks=callbacks,
         shortest_first=curriculum_epochs > 0,
     )
-    size = _size(train_set)
+    size = sizes(train_set)
     if trainer.is_world_process_zero():
         logger.info(
             "Training %s: %.1f M parameters, %s on %s",
@@ -122,42 +107,6 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     return output_dir
-
-
-def _is_held_out(recipe: Recipe) -> bool:
-    return recipe.held_out not in (None, "", "none", 0)
-
-
-def _said(recipe: Recipe, arguments: Sequence[str]) -> dict[str, Any]:
-    """The training arguments that recipe and command line name, with their values as they stand there."""
-    said = dict(recipe.training)
-    for argument, following in pairwise([*arguments, ""]):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            said[name[2:].replace("-", "_")] = value if equals else following
-    return said
-
-
-def _choosing(said: dict[str, Any], is_stream: bool) -> dict[str, Any]:
-    """
-    Training arguments that make a run with a held-out part keep its best weights: for what was not said it evaluates
-    and saves every epoch, or by the steps that were said. A stream, whose epochs may take days, is evaluated on the way
-    only where eval_steps or eval_strategy were said.
-    """
-    saving = said.get("save_strategy", "steps" if "save_steps" in said else "epoch")
-    is_by_steps = "eval_steps" in said or (saving == "steps" and not is_stream)
-    strategy = said.get("eval_strategy", "steps" if is_by_steps else "no" if is_stream else "epoch")
-    if strategy not in ("epoch", "steps"):
-        return {}
-    values = {"eval_strategy": strategy, "save_strategy": strategy}
-    steps = said.get("eval_steps", said.get("save_steps"))
-    if strategy == "steps" and steps is not None:
-        values |= {"eval_steps": steps, "save_steps": steps}
-    values |= {name: said[name] for name in values if name in said}
-    fit = strategy == "epoch" or (steps is not None and str(values["save_steps"]) == str(values["eval_steps"]))
-    if fit and values["save_strategy"] == strategy:  # transformers refuses others
-        values["load_best_model_at_end"] = True
-    return values
 
 
 def _run(
@@ -212,91 +161,3 @@ def _facts(args) -> dict[str, Any]:
             "transformers": transformers.__version__,
         },
     }
-
-
-def _check_stopping(args) -> None:
-    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
-    if strategy == "no" or not args.load_best_model_at_end:
-        raise ValueError(
-            "early_stopping_patience: expected an eval_strategy (epoch or steps) and load_best_model_at_end true, got "
-            f"{strategy} and {str(args.load_best_model_at_end).lower()}"
-        )
-
-
-def _check_stream(recipe: Recipe, args) -> None:
-    if not is_hub_dataset(recipe.corpus):
-        raise CorpusError(f"{recipe.corpus}: only a Hub data set, or a folder in its form, can be streamed")
-    if args.max_steps <= 0:
-        raise ValueError("a stream has no end: expected max_steps in the recipe's training section")
-    # Processes come to the end of their parts at different steps, and would wait for each other.
-    if args.world_size > 1 and "epoch" in (args.eval_strategy, args.save_strategy):
-        raise ValueError(
-            "a stream in several processes: expected eval_strategy and save_strategy to be steps, got epoch"
-        )
-
-
-def _marked(train_set):
-    """With the column that asks the collator to augment."""
-    if isinstance(train_set, datasets.IterableDataset):
-        return train_set.map(lambda _: {"augment": True})
-    return train_set.add_column("augment", [True] * len(train_set))
-
-
-def _size(train_set) -> dict[str, float]:
-    if isinstance(train_set, datasets.IterableDataset):
-        return {}
-    return {"train_utterances": len(train_set), "train_hours": sum(train_set["duration"]) / 3600}
-
-
-def _read(recipe: Recipe, seed: int):
-    """The part to train on and the part to choose by (or None)."""
-    read: Callable = read_corpus if recipe.task == "ctc" else read_labelled_corpus
-    held_out = recipe.held_out
-    share = _share(held_out) if _is_held_out(recipe) else None
-    corpus = read(
-        recipe.corpus, recipe.train_split, exclude_speakers=recipe.exclude_speakers, streaming=recipe.streaming
-    )
-    if not _is_held_out(recipe):
-        return corpus, None
-    if share is not None and not recipe.streaming:
-        return split_held_out(corpus, share, seed)
-    path = next((p for p in (recipe.folder / str(held_out), Path(str(held_out))) if p.is_file()), None)
-    if share is not None or (path is not None and recipe.streaming):
-        raise CorpusError(f"{held_out}: of a stream no speakers can be held out; expected the name of another part")
-    if path is None:
-        trained_on = recipe.train_split or ("train" if is_hub_dataset(recipe.corpus) else None)
-        if trained_on in (None, held_out):
-            raise CorpusError(
-                f"{held_out}: expected a file of held-out speakers or a share such as 0.1; a part of the corpus can be "
-                "held out where train_split names another one"
-            )
-        options = {"exclude_speakers": recipe.exclude_speakers, "streaming": recipe.streaming}
-        try:
-            held = read(recipe.corpus, str(held_out), **options)
-            # Of a stream this part alone is fetched, and kept: every evaluation reads all of it.
-            return corpus, datasets.Dataset.from_list(list(held)) if recipe.streaming else held.sort("duration")
-        except CorpusError as error:
-            raise CorpusError(
-                f"{held_out}: expected a file of held-out speakers, a share such as 0.1, or a part of the corpus "
-                f"({error})"
-            ) from None
-    names = read_speakers(path)
-    try:
-        held = select_speakers(corpus, names)
-        train_set = select_speakers(corpus, exclude_speakers=names)
-    except CorpusError:
-        raise CorpusError(f"{path}: expected some of the corpus' speakers, but not all, to be held out") from None
-    warn_of_missing_speakers(path, names, held)
-    # By length, so that evaluation batches hold little padding.
-    return train_set, held.sort("duration")
-
-
-def _share(held_out: str | float | None) -> float | None:
-    """The share that is held out, or None where a name stands in its place. Raises `ValueError`."""
-    try:
-        share = float(str(held_out))
-    except ValueError:
-        return None
-    if not 0 < share < 1:
-        raise ValueError(f"held_out: expected a share between 0 and 1, such as 0.1, or none; got {held_out}")
-    return share

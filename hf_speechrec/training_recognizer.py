@@ -1,8 +1,10 @@
 """A recogniser's part of training: vocabulary, model, and utterances that CTC can learn."""
 
 import logging
+import shutil
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import cast
 
 import datasets
@@ -16,7 +18,7 @@ from .corpus_rows import CorpusError, warn_of
 from .evaluation import frame_predictions, trainer_metrics
 from .hub_corpora import NAMED_PROBLEMS, streamed_values
 from .modeling_resnet_bigru import ResNetBiGruForCTC
-from .pronunciation import LEXICON, Lexicon, phone_ids, phones_of, read_lexicon, write_lexicon
+from .pronunciation import LEXICON, LICENSES, Lexicon, phone_ids, phones_of, read_lexicon, write_lexicon
 from .recipe import Recipe
 from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
 from .training_parts import TrainingParts, fitted_feature_extractor, load_start
@@ -29,7 +31,8 @@ def recognizer_parts(
 ) -> TrainingParts:
     """What a Trainer needs to train a recogniser on a corpus of transcribed recordings."""
     processor, model, normalizer = _processor_and_model(recipe, train_set)
-    lexicon = read_lexicon(recipe.path_of(recipe.lexicon)) if recipe.lexicon else None
+    source = recipe.path_of(recipe.lexicon) if recipe.lexicon else None
+    lexicon = None if source is None else read_lexicon(source)
     _fit_phones(model, lexicon)
     return TrainingParts(
         model=model,
@@ -39,8 +42,15 @@ def recognizer_parts(
         data_collator=CTCCollator(processor, normalizer, augmentation, seed, _pronounce(model, lexicon)),
         compute_metrics=trainer_metrics(processor, logger.info),
         preprocess_logits_for_metrics=frame_predictions,
-        write_companions=None if lexicon is None else lambda folder: write_lexicon(lexicon, folder / LEXICON),
+        write_companions=None if source is None else partial(_copy_lexicon, source),
     )
+
+
+def _copy_lexicon(source: Path, folder: Path) -> None:
+    """A lexicon, and the licence that lies beside it, into the folder of a model."""
+    write_lexicon(read_lexicon(source), folder / LEXICON)
+    for licence in source.parent.glob(LICENSES):
+        shutil.copyfile(licence, folder / licence.name)
 
 
 def _fit_phones(model: ResNetBiGruForCTC, lexicon: Lexicon | None) -> None:

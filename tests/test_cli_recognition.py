@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hf_speechrec.alignment import Word
 from hf_speechrec.audio import read_audio
 from hf_speechrec.cli import app
-from hf_speechrec.cli.recognise import LiveText
+from hf_speechrec.cli.live_text import LiveText
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.listening import MicrophoneError
 from hf_speechrec.streaming import Update

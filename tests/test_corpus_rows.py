@@ -6,7 +6,15 @@ import pytest
 import soundfile
 from conftest import RATE
 
-from hf_speechrec.corpus_rows import CorpusError, measured, select_speakers, split_held_out, warn_of
+from hf_speechrec.corpus_rows import (
+    CorpusError,
+    measured,
+    read_speakers,
+    select_speakers,
+    split_held_out,
+    warn_of,
+    warn_of_missing_speakers,
+)
 
 
 def corpus_of(speakers: list[str | None], labels: list[str] | None = None) -> datasets.Dataset:
@@ -163,3 +171,13 @@ def test_the_first_five_bad_rows_are_named_and_the_others_counted(caplog, number
 def test_nothing_is_said_where_no_row_is_bad(caplog):
     warn_of([], 20, "my corpus")
     assert not caplog.records
+
+
+def test_speakers_stand_one_a_line_and_those_who_say_nothing_are_named(tmp_path, caplog):
+    file = tmp_path / "speakers.txt"
+    file.write_text("Anna Berg\n\n  bert \r\ncleo\n", encoding="utf-8-sig")
+    assert read_speakers(file) == ["Anna Berg", "bert", "cleo"]
+    corpus = datasets.Dataset.from_dict({"speaker": ["bert", None, "Anna Berg"]})
+    warn_of_missing_speakers(file, read_speakers(file), corpus)
+    warn_of_missing_speakers(file, ["bert"], corpus)
+    assert caplog.messages == [f"{file}: the corpus has no utterance of cleo"]

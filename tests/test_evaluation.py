@@ -23,10 +23,8 @@ from hf_speechrec.evaluation import (
     evaluate_recognizer,
     format_report,
     frame_predictions,
-    read_speakers,
     trainer_metrics,
     utterance_errors,
-    warn_of_missing_speakers,
 )
 from hf_speechrec.loading import load_recognizer
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
@@ -132,16 +130,6 @@ def test_utterance_errors_add_up_to_the_corpus():
     errors, characters = utterance_errors(REFERENCES, PREDICTIONS, jiwer.process_characters)
     assert errors.tolist() == [4, 7]
     assert characters.tolist() == [11, 10]
-
-
-def test_speakers_stand_one_a_line_and_those_who_say_nothing_are_named(tmp_path, caplog):
-    file = tmp_path / "speakers.txt"
-    file.write_text("Anna Berg\n\n  bert \r\ncleo\n", encoding="utf-8-sig")
-    assert read_speakers(file) == ["Anna Berg", "bert", "cleo"]
-    corpus = datasets.Dataset.from_dict({"speaker": ["bert", None, "Anna Berg"]})
-    warn_of_missing_speakers(file, read_speakers(file), corpus)
-    warn_of_missing_speakers(file, ["bert"], corpus)
-    assert caplog.messages == [f"{file}: the corpus has no utterance of cleo"]
 
 
 @pytest.mark.usefixtures("without_network")

@@ -222,6 +222,22 @@ def test_classify_takes_an_exported_classifier(tmp_path, speech_commands):
     assert labels[0] == labels[1] != []
 
 
+@torch.no_grad()
+def test_a_classifier_with_int8_is_computed_in_integers_and_close(tmp_path):
+    folder = export_onnx("speech-commands", tmp_path / "int8", int8=True)
+    operators = [node.op_type for node in onnx.load(folder / "classifier.onnx").graph.node]
+    assert (operators.count("DynamicQuantizeLSTM"), operators.count("LSTM")) == (2, 0)
+    assert (folder / "classifier.onnx").stat().st_size < 1.4e6  # of 5.2 MB
+    reference, model = load_model("speech-commands")[0], load_model(folder)[0]
+    inputs, mask = features([50, 31, 8], mels=64)
+    expected, logits = reference(inputs, mask).logits, model(inputs, mask).logits
+    assert 0 < (logits - expected).norm() < 0.05 * expected.norm()
+    for i, length in enumerate(mask.sum(-1)):  # padding and company change nothing
+        alone = model(inputs[i : i + 1, :length], mask[i : i + 1, :length]).logits[0]
+        assert alone.argmax() == logits[i].argmax()
+        assert (alone - logits[i]).norm() < 0.05 * expected.norm()
+
+
 def test_what_is_no_model_of_ours_in_torch_is_not_exported(exported, tmp_path):
     with pytest.raises(ModelError, match=r"expected a ResNetBiGruForCTC or a BiLstm.*, got a OnnxResNetBiGruForCTC"):
         export_onnx(exported, tmp_path / "out")

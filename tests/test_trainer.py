@@ -24,64 +24,10 @@ from hf_speechrec.collator import CTCCollator
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer
-from hf_speechrec.trainer import EpochSampler, SpeechTrainer, keep_freed_memory, training_arguments
+from hf_speechrec.trainer import EpochSampler, SpeechTrainer, keep_freed_memory
 from hf_speechrec.training import train
 from hf_speechrec.training_checkpoints import PARTIAL, publish, save_run
 from hf_speechrec.training_plot import plot_history
-
-
-def test_an_unknown_argument_of_a_recipe_is_named():
-    with pytest.raises(ValueError, match=r"TrainingArguments has no learning_rat$"):
-        training_arguments({"learning_rat": 1e-3})
-
-
-def test_an_unknown_argument_of_the_command_line_is_named():
-    with pytest.raises(ValueError, match=r"neither an option of this command nor of .*: --learning-rates 1"):
-        training_arguments({}, ["--learning-rates", "1"])
-
-
-def test_a_value_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"num-train-epochs.*'many'"):
-        training_arguments({}, ["--num-train-epochs", "many"])
-    with pytest.raises(ValueError, match=r"num_train_epochs.*many"):
-        training_arguments({"num_train_epochs": "many"})
-
-
-@pytest.mark.parametrize("name", ["--num-train-epochs", "--num_train_epochs"])
-def test_either_spelling_of_an_argument_goes_before_the_recipe(tmp_path, name):
-    values = {"num_train_epochs": 60, "seed": 5, "output_dir": str(tmp_path)}
-    args = training_arguments(values, [name, "3"], "cpu")
-    assert (args.num_train_epochs, args.seed) == (3, 5)
-
-
-def test_yaml_strings_become_numbers_and_our_defaults_stand_behind(tmp_path):
-    # YAML 1.1 reads 1e-3, without a point, as a string.
-    args = training_arguments({"learning_rate": "1e-4", "output_dir": str(tmp_path)}, device="cpu")
-    assert args.learning_rate == 1e-4
-    assert args.remove_unused_columns is False
-    assert (args.metric_for_best_model, args.greater_is_better) == ("wer", False)
-    assert (args.max_grad_norm, args.warmup_steps) == (1.0, 0.05)
-    assert args.device.type == "cpu"
-
-
-def test_switches_can_be_turned_off(tmp_path):
-    values = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    arguments = ["--load_best_model_at_end", "false", "--output-dir", str(tmp_path)]
-    assert training_arguments(values, arguments, "cpu").load_best_model_at_end is False
-
-
-@pytest.mark.parametrize("device", ["cuda", "mps", "tpu"])
-def test_a_device_that_is_not_there_is_named(device):
-    if device in ("cuda", "mps") and getattr(torch.backends if device == "mps" else torch, device).is_available():
-        pytest.skip(f"{device} is there")
-    with pytest.raises(ValueError, match=f"expected a device among cpu.* got {device}"):
-        training_arguments({}, device=device)
-
-
-def test_a_gpu_that_emulates_bfloat16_is_given_float32(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert training_arguments({"output_dir": str(tmp_path)}, ["--use_cpu", "true"]).bf16 is False
 
 
 def checkpointing(an4, folder, **changes) -> Recipe:
@@ -564,8 +510,3 @@ def test_a_history_is_drawn(tmp_path):
 def test_a_history_without_a_figure_is_drawn_too(tmp_path):
     plot_history([{"train_runtime": 1.0}], tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(PNG)
-
-
-def test_an_abbreviated_argument_is_not_guessed():
-    with pytest.raises(ValueError, match="--learning-rat 1"):
-        training_arguments({}, ["--learning-rat", "1"])

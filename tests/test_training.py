@@ -20,8 +20,7 @@ from hf_speechrec.loading import load_recognizer
 from hf_speechrec.pronunciation import lexicon_of, phones_of, read_lexicon
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
-from hf_speechrec.trainer import training_arguments
-from hf_speechrec.training import _choosing, _read, _said, train
+from hf_speechrec.training import train
 from hf_speechrec.training_parts import fitted_feature_extractor
 from hf_speechrec.training_recognizer import replace_vocabulary, usable_for_ctc
 from hf_speechrec.transcription import transcribe
@@ -193,89 +192,6 @@ def test_a_run_with_a_held_out_part_keeps_the_best_epoch_and_stops_early(an4, tm
     assert_same_weights(folder, folder / "checkpoint-2")
 
 
-@pytest.mark.parametrize(
-    ("said", "is_stream", "expected"),
-    [
-        ({}, False, ("epoch", "epoch", True)),
-        ({"save_strategy": "epoch"}, False, ("epoch", "epoch", True)),
-        ({"load_best_model_at_end": False}, False, ("epoch", "epoch", False)),
-        ({"save_strategy": "no"}, False, ("epoch", "no", False)),
-        ({"eval_strategy": "no"}, False, ("no", "steps", False)),
-        ({"eval_steps": 100}, False, ("steps", "steps", True)),
-        ({"save_steps": 100}, False, ("steps", "steps", True)),
-        ({"eval_strategy": "steps", "eval_steps": 30, "save_steps": 50}, False, ("steps", "steps", False)),
-        ({"eval_strategy": "steps"}, False, ("steps", "steps", False)),  # transformers' steps need not fit
-        ({}, True, ("no", "steps", False)),
-        ({"save_steps": 100}, True, ("no", "steps", False)),
-        ({"eval_steps": 100}, True, ("steps", "steps", True)),
-    ],
-)
-@pytest.mark.parametrize("where", ["recipe", "command line"])
-def test_what_is_not_said_makes_the_best_weights_be_kept(tmp_path, said, is_stream, expected, where):
-    recipe = Recipe("corpus", training={"output_dir": str(tmp_path)} | (said if where == "recipe" else {}))
-    arguments = [] if where == "recipe" else [f"--{name.replace('_', '-')}={value}" for name, value in said.items()]
-    values = _choosing(_said(recipe, arguments), is_stream) | recipe.training
-    args = training_arguments(values, arguments, "cpu")
-    assert (args.eval_strategy, args.save_strategy, args.load_best_model_at_end) == expected
-    for name in ("eval_steps", "save_steps"):
-        if "steps" in expected[:1]:
-            steps = said.get(name, said.get("eval_steps", said.get("save_steps")))
-            assert steps is None or getattr(args, name) == steps
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"eval_strategy": "no"}, "no and false"),
-        ({"save_strategy": "no"}, "epoch and false"),
-        ({"save_strategy": "epoch", "load_best_model_at_end": False}, "epoch and false"),
-    ],
-)
-def test_nothing_to_stop_early_by_is_an_error_before_the_corpus_is_read(tmp_path, changes, said):
-    recipe = tiny_recipe("no-corpus", tmp_path, held_out=0.2, early_stopping_patience=1, **changes)
-    message = (
-        r"early_stopping_patience: expected an eval_strategy \(epoch or steps\) and load_best_model_at_end true, got "
-    )
-    with pytest.raises(ValueError, match=message + said):
-        train(recipe, device="cpu")
-
-
-@pytest.mark.parametrize("share", ["10", -1, 1, "0", 1.5, "nan"])
-def test_a_share_that_is_none_is_an_error_before_the_corpus_is_read(tmp_path, share):
-    with pytest.raises(
-        ValueError, match=f"held_out: expected a share between 0 and 1, such as 0.1, or none; got {share}"
-    ):
-        train(tiny_recipe("no-corpus", tmp_path, held_out=share), device="cpu")
-
-
-def test_a_held_out_speaker_may_have_blanks_and_one_who_says_nothing_is_named(an4, tmp_path, caplog):
-    names = {"mcel": "Mc El", "mrab": "M Rab"}
-    rows = [
-        {"path": row["path"], "text": row["text"], "speaker": names.get(row["speaker"], row["speaker"])}
-        for row in read_corpus(an4, "train")
-    ]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "speakers.txt").write_text("Mc El \n\nM Rab\nnobody at all\n")
-    recipe = Recipe(str(tmp_path / "manifest.jsonl"), held_out=str(tmp_path / "speakers.txt"))
-    train_set, held = _read(recipe, seed=0)
-    assert (len(train_set), set(held["speaker"])) == (8, set(names.values()))
-    assert caplog.messages == [f"{tmp_path}/speakers.txt: the corpus has no utterance of nobody at all"]
-
-
-def test_held_out_speakers_can_be_listed_in_a_file(an4, tmp_path):
-    (tmp_path / "speakers.txt").write_text("mcel\nmrab\n")
-    recipe = tiny_recipe(an4, tmp_path / "model", held_out="speakers.txt", folder=tmp_path)
-    results = json.loads((train(recipe, device="cpu") / "all_results.json").read_text())
-    assert results["train_utterances"] == 8
-    for names in ("nobody", "\n".join(read_corpus(an4, "train")["speaker"])):
-        (tmp_path / "speakers.txt").write_text(names)
-        with pytest.raises(CorpusError, match="some of the corpus' speakers, but not all"):
-            train(recipe, device="cpu")
-    recipe.held_out = "missing.txt"
-    with pytest.raises(CorpusError, match=r"missing\.txt: expected a file of held-out speakers, a share"):
-        train(recipe, device="cpu")
-
-
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(an4, tmp_path):
     first, second, third = (
         train(tiny_recipe(an4, tmp_path / name, seed=seed), device="cpu")
@@ -357,7 +273,9 @@ def spelled(an4, tmp_path) -> Path:
 
 
 def test_a_lexicon_gives_a_second_head_and_goes_with_the_model(an4, spelled, tmp_path, caplog):
+    (tmp_path / "LICENSE.dictionary").write_text("free for any use")
     folder = train(tiny_recipe(an4, tmp_path / "run", lexicon=str(spelled)), device="cpu")
+    assert (folder / "LICENSE.dictionary").read_text() == "free for any use"
     model = ResNetBiGruForCTC.from_pretrained(folder)
     lexicon = read_lexicon(spelled)
     assert model.config.phones == phones_of(lexicon) == sorted(model.config.phones)

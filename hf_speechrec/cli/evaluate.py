@@ -62,7 +62,8 @@ def evaluate(
     - `hf-speechrec evaluate runs/mine data/an4 --split test --update-card --corpus-name AN4`
     """
     from ..corpora import read_corpus
-    from ..evaluation import evaluate_recognizer, format_report, read_speakers, warn_of_missing_speakers
+    from ..corpus_rows import read_speakers, warn_of_missing_speakers
+    from ..evaluation import evaluate_recognizer, format_report
     from ..evaluation_classifier import evaluate_classifier, format_classification_report, plot_confusion_matrix
     from ..labelled_corpora import read_labelled_corpus
     from ..loading import CHECKPOINTS, is_classifier, load_pipeline

@@ -54,7 +54,7 @@ def build_lm(
 
 def _texts(text: str, split: str | None, exclude_speakers: Path | None) -> Iterable[str]:
     from ..corpora import read_corpus
-    from ..evaluation import read_speakers
+    from ..corpus_rows import read_speakers
     from ..language_model import text_lines
 
     if Path(text).is_file() and Path(text).suffix not in CORPUS_SUFFIXES:
@@ -94,7 +94,7 @@ def tune_lm(
     - `hf-speechrec tune-lm runs/mine an4.arpa.gz data/an4 --split train --speakers recipes/splits/an4-dev-speakers.txt`
     """
     from ..corpora import read_corpus
-    from ..evaluation import read_speakers
+    from ..corpus_rows import read_speakers
     from ..language_model import LANGUAGE_MODEL, weights_file, write_weights
     from ..loading import load_recognizer
     from ..tuning import tune_decoder
