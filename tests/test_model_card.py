@@ -137,7 +137,9 @@ def test_facts_are_kept_and_added_to(folder):
     assert "worst" not in facts["evaluations"]["AN4 test"]
 
 
-@pytest.mark.parametrize("content", ["Dear Sir", "[]", '{"card": 3}'])
+@pytest.mark.parametrize(
+    "content", ["Dear Sir", "[]", '{"card": 3}', "[" * 100_000], ids=["text", "list", "number", "deep"]
+)
 def test_facts_that_are_none_are_an_error(folder, content):
     (folder / FACTS).write_text(content)
     with pytest.raises(ValueError, match="expected the facts of a model card"):
