@@ -95,7 +95,9 @@ LmWeightOption = Annotated[
 WordScoreOption = Annotated[
     float | None, typer.Option(help="Added for every word; by default what tune-lm found, else 0.")
 ]
-BeamSizeOption = Annotated[int, typer.Option(min=1, help="Hypotheses kept from frame to frame.")]
+BeamSizeOption = Annotated[
+    int, typer.Option(min=1, help="Hypotheses kept from frame to frame; the more, the fewer errors and the slower.")
+]
 HotwordsOption = Annotated[
     str | None,
     typer.Option(

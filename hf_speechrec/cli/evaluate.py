@@ -36,7 +36,7 @@ def evaluate(
     lm: LmOption = None,
     lm_weight: LmWeightOption = None,
     word_score: WordScoreOption = None,
-    beam_size: BeamSizeOption = 100,
+    beam_size: BeamSizeOption = 2000,
     hotwords: HotwordsOption = None,
     hotword_bonus: HotwordBonusOption = 5.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings that go through the model together.")] = 8,

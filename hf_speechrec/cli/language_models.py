@@ -85,7 +85,7 @@ def tune_lm(
     corpus: Annotated[str, typer.Argument(help="Recordings with texts that neither model has seen.")],
     split: Annotated[str | None, typer.Option(help="Which part of the corpus, where it has parts.")] = None,
     speakers: Annotated[Path | None, typer.Option(help="Only the speakers in this file, one a line.")] = None,
-    beam_size: BeamSizeOption = 100,
+    beam_size: BeamSizeOption = 300,
     device: DeviceOption = None,
 ) -> None:
     """

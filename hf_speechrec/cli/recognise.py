@@ -68,7 +68,7 @@ def transcribe(
     lm: LmOption = None,
     lm_weight: LmWeightOption = None,
     word_score: WordScoreOption = None,
-    beam_size: BeamSizeOption = 100,
+    beam_size: BeamSizeOption = 2000,
     hotwords: HotwordsOption = None,
     hotword_bonus: HotwordBonusOption = 5.0,
     batch_size: BatchSizeOption = 8,
