@@ -5,7 +5,7 @@
 
 What is not known here goes to training, as with `hf-speechrec train`. The official split tests the
 first five recordings of each digit and speaker; leaving a speaker out says what a stranger can expect, of a model that
-is trained for strangers (`STRANGERS`).
+is trained for strangers (`STRANGERS`): from the bundled `speech-commands`, which has heard hundreds of voices.
 """
 
 import argparse
@@ -29,7 +29,9 @@ STRANGERS = {
     "augmentation.noise_snr_db": [5, 40],
     "augmentation.mel_mask_bins": 5,
     "augmentation.mel_warp": 0.12,
-    "training.num_train_epochs": 20,
+    "model_name_or_path": "speech-commands",
+    "training.num_train_epochs": 8,
+    "training.learning_rate": 1e-3,
     "training.per_device_train_batch_size": 32,
 }
 RECIPE = Path(__file__).parent.parent / "recipes" / "fsdd.yaml"

@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from .language_model import LANGUAGE_MODEL
 from .loading import is_classifier
 
 FACTS = "model_card.json"
@@ -169,6 +170,7 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         plot="training.png" if (folder / "training.png").exists() else None,
         confusion_matrix="confusion_matrix.png" if (folder / "confusion_matrix.png").exists() else None,
         size=_size(folder / "model.safetensors"),
+        language_model=(folder / LANGUAGE_MODEL).exists(),
     )
     path = folder / "README.md"
     card.save(path)
