@@ -174,6 +174,7 @@ def _with_int8_lstms(proto):
 
     if not any(node.op_type == "LSTM" for node in proto.graph.node):
         return proto
+    del proto.graph.value_info[:]  # torch 2.11 writes shapes that the quantiser's own inference contradicts
     with tempfile.TemporaryDirectory() as folder, _quiet("root"):  # it recommends steps that torch's exporter has done
         quantize_dynamic(proto, Path(folder, CLASSIFIER_FILE), op_types_to_quantize=["LSTM"], reduce_range=True)
         return onnx.load(Path(folder, CLASSIFIER_FILE))
