@@ -49,7 +49,7 @@ class BeamSearchDecoder:
         lm_weight: weight of the language model's log-probabilities (base 10). By default what `tune_decoder` has left
             beside the file, or 1.
         word_score: is added for every word; the higher, the more words. The default is found likewise, or 0.
-        beam_size: hypotheses that are kept from frame to frame; 300 take a sixth of the default's time.
+        beam_size: hypotheses that are kept from frame to frame; 300 take a quarter of the default's time.
         hotwords: words that are to be found though the language model may not know them or think them rare; for a
             search through a lexicon that lacks one also how it is said: "OUIDA=W IY D AH".
         hotword_bonus: log10-probability that they get beyond what they have; an unknown one starts as a word that was

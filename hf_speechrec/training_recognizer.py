@@ -31,8 +31,8 @@ def recognizer_parts(
 ) -> TrainingParts:
     """What a Trainer needs to train a recogniser on a corpus of transcribed recordings."""
     processor, model, normalizer = _processor_and_model(recipe, train_set)
-    source = recipe.path_of(recipe.lexicon) if recipe.lexicon else None
-    lexicon = None if source is None else read_lexicon(source)
+    source = recipe.path_of(recipe.lexicon or "")
+    lexicon = read_lexicon(source) if recipe.lexicon else None
     _fit_phones(model, lexicon)
     return TrainingParts(
         model=model,
@@ -42,13 +42,13 @@ def recognizer_parts(
         data_collator=CTCCollator(processor, normalizer, augmentation, seed, _pronounce(model, lexicon)),
         compute_metrics=trainer_metrics(processor, logger.info),
         preprocess_logits_for_metrics=frame_predictions,
-        write_companions=None if source is None else partial(_copy_lexicon, source),
+        write_companions=None if lexicon is None else partial(_write_lexicon, lexicon, source),
     )
 
 
-def _copy_lexicon(source: Path, folder: Path) -> None:
-    """A lexicon, and the licence that lies beside it, into the folder of a model."""
-    write_lexicon(read_lexicon(source), folder / LEXICON)
+def _write_lexicon(lexicon: Lexicon, source: Path, folder: Path) -> None:
+    """A lexicon, and the licence that lies beside its source, into the folder of a model."""
+    write_lexicon(lexicon, folder / LEXICON)
     for licence in source.parent.glob(LICENSES):
         shutil.copyfile(licence, folder / licence.name)
 

@@ -18,7 +18,7 @@ from .transcription import segment_log_probs
 
 LM_WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
-TUNING_BEAM_SIZE = 300  # a sixth of the time of the default beam, for a few of its words
+TUNING_BEAM_SIZE = 300  # a quarter of the time of the default beam, for a few of its words
 
 
 @dataclass
