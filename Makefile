@@ -8,7 +8,7 @@ EXTRAS ?= dev  # dev,lm: also the tests of language models, which need a C++ com
 .PHONY: transcribe test lint clean
 
 transcribe: $(VENV)/installed  ## set everything up and transcribe a real recording with the bundled model
-	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac
+	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac --model an4
 
 test: $(VENV)/installed-dev  ## set everything up and pass the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

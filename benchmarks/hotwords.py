@@ -1,9 +1,10 @@
 """Words that the language model has never seen: found greedily, with the model, and as hotwords, and at what price.
 
     pip install -e '.[lm]'
-    hf-speechrec build-lm PATH/an4 dev.arpa.gz --split train --exclude-speakers recipes/splits/an4-dev-speakers.txt
+    hf-speechrec build-lm PATH/an4 dev.arpa.gz --model an4 --split train \\
+        --exclude-speakers recipes/splits/an4-dev-speakers.txt
     hf-speechrec tune-lm runs/an4 dev.arpa.gz PATH/an4 --split train --speakers recipes/splits/an4-dev-speakers.txt
-    hf-speechrec build-lm PATH/an4 an4.arpa.gz --split train && cp dev.json an4.json
+    hf-speechrec build-lm PATH/an4 an4.arpa.gz --model an4 --split train && cp dev.json an4.json
     python benchmarks/hotwords.py an4 an4.arpa.gz PATH/an4 --split test
     python benchmarks/hotwords.py an4 an4.arpa.gz PATH/an4 --split test --words OCTOBER NINTH
 

@@ -166,6 +166,11 @@ class BeamSearchDecoder:
         return " ".join(hypotheses[0].words) if hypotheses else ""
 
 
+def carried_language_model(recognizer: Any) -> Path:
+    """The file of the language model that a recogniser's folder carries, whether there is one or not."""
+    return Path(recognizer.model.name_or_path, LANGUAGE_MODEL)
+
+
 def load_decoder(
     recognizer: Any, language_model: str | PathLike, *, hotwords: Iterable[str] = (), **options
 ) -> BeamSearchDecoder:
@@ -183,7 +188,7 @@ def load_decoder(
     """
     config = recognizer.model.config
     if language_model == "model":
-        language_model = Path(recognizer.model.name_or_path, LANGUAGE_MODEL)
+        language_model = carried_language_model(recognizer)
         if not language_model.is_file():
             raise LanguageModelError(f"the model carries no language model: expected {language_model}")
     normalizer = TextNormalizer(**(config.text_normalizer or {}))

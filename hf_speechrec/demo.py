@@ -18,7 +18,7 @@ from .classification import Classification, classify
 from .decoding import BeamSearchDecoder, load_decoder
 from .hub import EXAMPLES
 from .inside import INSIDE_SECONDS, as_svg, draw_inside
-from .loading import DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER, load_classifier, load_recognizer
+from .loading import DEFAULT_CLASSIFIER, DEMO_RECOGNIZER, load_classifier, load_recognizer
 from .page.microphone import MAX_LISTENERS, Listener, Microphones
 from .page.shown import READABLE, hint, model_cards, model_name, named_labels, summary_of, words_as_html
 from .streaming import StreamingRecognizer
@@ -46,7 +46,7 @@ COPY = """async () => {
 
 
 def build_demo(
-    recognizer: str = DEFAULT_RECOGNIZER,
+    recognizer: str = DEMO_RECOGNIZER,
     classifier: str = DEFAULT_CLASSIFIER,
     language_model: str | None = None,
 ) -> gr.Blocks:
@@ -89,7 +89,7 @@ def build_demo(
 
 
 def launch(
-    recognizer: str = DEFAULT_RECOGNIZER,
+    recognizer: str = DEMO_RECOGNIZER,
     classifier: str = DEFAULT_CLASSIFIER,
     language_model: str | None = None,
     **options,

@@ -39,8 +39,9 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = Path(__file__).parent / "checkpoints"  # the bundled models, each an ordinary Hub folder
 UNREAD = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*checkpoint-*"]
 MAX_LABELS = 1_000_000  # transformers makes a name for each that a config claims, before anything can be checked
-DEFAULT_RECOGNIZER = "an4"
+DEFAULT_RECOGNIZER = "librispeech-mini"
 DEFAULT_CLASSIFIER = "speech-commands"
+DEMO_RECOGNIZER = "an4"  # its words, which few recordings hold, are what anybody can say into a page
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}  # neither pickles nor a folder's own code
 
 

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 
 from .hub import EXAMPLES, SPACE, HubError, upload
-from .loading import CHECKPOINTS, DEFAULT_CLASSIFIER, DEFAULT_RECOGNIZER
+from .loading import CHECKPOINTS, DEFAULT_CLASSIFIER, DEMO_RECOGNIZER
 
 PACKAGE = "hf_speechrec"
 
 
 def push_space(
     repo_id: str,
-    recognizer: str = DEFAULT_RECOGNIZER,
+    recognizer: str = DEMO_RECOGNIZER,
     classifier: str = DEFAULT_CLASSIFIER,
     *,
     private: bool | None = None,
@@ -70,7 +70,7 @@ def write_space(folder: Path, recognizer: str, classifier: str) -> None:
     shutil.copytree(EXAMPLES, folder / PACKAGE / "space" / EXAMPLES.name)  # where the package looks for them
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), encoding="utf-8")
     app = (folder / "app.py").read_text(encoding="utf-8")
-    for default, name in ((DEFAULT_RECOGNIZER, recognizer), (DEFAULT_CLASSIFIER, classifier)):
+    for default, name in ((DEMO_RECOGNIZER, recognizer), (DEFAULT_CLASSIFIER, classifier)):
         app = app.replace(json.dumps(default), json.dumps(name))
     (folder / "app.py").write_text(app, encoding="utf-8")
     facts = f"sdk_version: {importlib.metadata.version('gradio')}\n"

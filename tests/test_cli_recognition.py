@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +19,7 @@ from hf_speechrec.listening import MicrophoneError
 from hf_speechrec.streaming import Update
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
+AN4 = ("--model", "an4")
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def command(*arguments):
 
 
 def test_subtitles_are_printed(digits):
-    result = command("transcribe", digits, "--format", "srt")
+    result = command("transcribe", *AN4, digits, "--format", "srt")
     assert result.exit_code == 0, result.stderr
     number, times, text = result.stdout.strip().splitlines()
     assert (number, text) == ("1", DIGITS)
@@ -38,14 +40,14 @@ def test_subtitles_are_printed(digits):
 
 
 def test_several_recordings_go_into_a_folder(digits, tmp_path):
-    refused = command("transcribe", digits, digits, "--format", "vtt")
+    refused = command("transcribe", *AN4, digits, digits, "--format", "vtt")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "expected --output-dir: 2 recordings do not fit one vtt file" in refused.stderr
-    twice = command("transcribe", digits, digits, "--format", "vtt", "--output-dir", tmp_path)
+    twice = command("transcribe", *AN4, digits, digits, "--format", "vtt", "--output-dir", tmp_path)
     assert "an4-seven-digits.vtt would be written twice" in twice.stderr
     copy = tmp_path / "other.flac"
     copy.write_bytes(digits.read_bytes())
-    result = command("transcribe", digits, copy, "--format", "vtt", "--output-dir", tmp_path / "out")
+    result = command("transcribe", *AN4, digits, copy, "--format", "vtt", "--output-dir", tmp_path / "out")
     assert (result.exit_code, result.stdout) == (0, "")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["an4-seven-digits.vtt", "other.vtt"]
@@ -57,14 +59,14 @@ def test_several_recordings_go_into_a_folder(digits, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(digits, tmp_path):
     (tmp_path / "file").write_text("")
-    result = command("transcribe", digits, "--output-dir", tmp_path / "file" / "x")
+    result = command("transcribe", *AN4, digits, "--output-dir", tmp_path / "file" / "x")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ")
     assert str(tmp_path / "file") in result.stderr
 
 
 def test_json_has_words_characters_and_confidence(digits):
-    answer = json.loads(command("transcribe", digits, "--format", "json").stdout)
+    answer = json.loads(command("transcribe", *AN4, digits, "--format", "json").stdout)
     assert [word["word"] for word in answer["words"]] == DIGITS.split()
     for word in answer["words"]:
         assert "".join(c["character"] for c in word["characters"]) == word["word"]
@@ -74,10 +76,10 @@ def test_json_has_words_characters_and_confidence(digits):
 def test_a_known_text_is_aligned_from_words_or_from_a_file(digits, tmp_path):
     (tmp_path / "script.txt").write_text("Three three one\noh one eight eight.\n")
     for text in ("Three three one oh one eight eight.", tmp_path / "script.txt"):
-        answer = json.loads(command("transcribe", digits, "--text", text, "--format", "json").stdout)
+        answer = json.loads(command("transcribe", *AN4, digits, "--text", text, "--format", "json").stdout)
         assert [word["word"] for word in answer["words"]][-1] == "eight."
         assert answer["words"][0]["start"] < answer["words"][1]["start"]
-    result = command("transcribe", digits, "--text", "one two three four five " * 30)
+    result = command("transcribe", *AN4, digits, "--text", "one two three four five " * 30)
     assert result.exit_code == 1
     assert "the text cannot be aligned: expected at least" in result.stderr
 
@@ -91,7 +93,7 @@ def test_a_known_text_is_aligned_from_words_or_from_a_file(digits, tmp_path):
     ],
 )
 def test_what_does_not_go_with_a_known_text_is_said(digits, arguments, message):
-    result = command("transcribe", digits, *arguments)
+    result = command("transcribe", *AN4, digits, *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {message}")
@@ -115,7 +117,7 @@ def test_unusual_recordings_have_their_words_or_a_line_that_says_why_not(digits,
     }[name]
     path = tmp_path / "x.wav"
     soundfile.write(path, samples, rate, subtype="FLOAT")
-    result = command("transcribe", path)
+    result = command("transcribe", *AN4, path)
     assert (result.exit_code, result.stdout, result.stderr) == (code, text, message.format(path=path))
 
 
@@ -125,7 +127,7 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
     sentences = tmp_path / "text.txt"
     sentences.write_text("one two three four\nfive six seven eight nine oh\nthree one oh\neight eight, one.\n" * 3)
     lm = tmp_path / "lm.arpa.gz"
-    result = command("build-lm", sentences, lm)
+    result = command("build-lm", *AN4, sentences, lm)
     assert result.exit_code == 0, result.stderr
     assert f"{lm}: 12 sentences, 48 words, 10 different" in result.stdout
 
@@ -135,12 +137,14 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
     kept = json.loads((tmp_path / "lm.json").read_text())
     assert f"weight {kept['lm_weight']}, word score {kept['word_score']}" in result.stdout
 
-    assert command("transcribe", digits, "--lm", lm).stdout == f"{DIGITS}\n"
+    assert command("transcribe", *AN4, digits, "--lm", lm).stdout == f"{DIGITS}\n"
     # Words that the text does not have are not written, but for hotwords.
     clip = next((an4 / "wav").rglob("*.flac"))
-    said = command("transcribe", clip).stdout.split()
-    assert set(command("transcribe", clip, "--lm", lm).stdout.split()) <= set(sentences.read_text().upper().split())
-    hot = command("transcribe", clip, "--lm", lm, "--hotwords", ",".join(said), "--hotword-bonus", "4")
+    said = command("transcribe", *AN4, clip).stdout.split()
+    assert set(command("transcribe", *AN4, clip, "--lm", lm).stdout.split()) <= set(
+        sentences.read_text().upper().split()
+    )
+    hot = command("transcribe", *AN4, clip, "--lm", lm, "--hotwords", ",".join(said), "--hotword-bonus", "4")
     assert hot.stdout.split() == said
 
     report = tmp_path / "report.json"
@@ -151,12 +155,12 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
 
 def test_a_corpus_gives_its_transcripts_and_a_folder_carries_its_model(an4, tmp_path):
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
-    result = command("build-lm", an4, tmp_path, "--split", "train", "--order", "2")
+    result = command("build-lm", *AN4, an4, tmp_path, "--split", "train", "--order", "2")
     assert result.exit_code == 0, result.stderr
     assert "10 sentences" in result.stdout
     assert (tmp_path / "language_model.arpa.gz").stat().st_size > 100
     (tmp_path / "empty.txt").write_text("... \n - \n")
-    result = command("build-lm", tmp_path / "empty.txt", tmp_path / "x.arpa")
+    result = command("build-lm", *AN4, tmp_path / "empty.txt", tmp_path / "x.arpa")
     assert result.exit_code == 1
     assert "expected a text with words, every line is empty after normalising" in result.stderr
 
@@ -165,7 +169,7 @@ def test_parts_of_a_plain_text_are_refused(tmp_path):
     (tmp_path / "text.txt").write_text("one two three\n")
     (tmp_path / "speakers.txt").write_text("fejs\n")
     for option in (["--split", "train"], ["--exclude-speakers", tmp_path / "speakers.txt"]):
-        result = command("build-lm", tmp_path / "text.txt", tmp_path / "x.arpa", *option)
+        result = command("build-lm", *AN4, tmp_path / "text.txt", tmp_path / "x.arpa", *option)
         assert result.exit_code == 1
         assert "text.txt: expected a corpus for --split and --exclude-speakers, got a text file" in result.stderr
     assert not (tmp_path / "x.arpa").exists()
@@ -179,7 +183,7 @@ def test_speakers_are_lines_of_their_file(an4, tmp_path):
     (tmp_path / "corpus.csv").write_text("\n".join(["path,text,speaker", *rows]))
     (tmp_path / "speakers.txt").write_text("Ann Lee \n\n")
     excluded = ["--exclude-speakers", tmp_path / "speakers.txt"]
-    result = command("build-lm", tmp_path / "corpus.csv", tmp_path / "x.arpa", "--order", "2", *excluded)
+    result = command("build-lm", *AN4, tmp_path / "corpus.csv", tmp_path / "x.arpa", "--order", "2", *excluded)
     assert result.exit_code == 0, result.stderr
     assert "2 sentences, 5 words" in result.stdout
 
@@ -188,7 +192,7 @@ def test_what_cannot_be_written_is_said_before_the_work(an4, tmp_path, monkeypat
     for loader in ("load_model", "load_recognizer"):
         monkeypatch.setattr(f"hf_speechrec.loading.{loader}", None)
     (tmp_path / "file").write_text("one two three\n")
-    result = command("build-lm", tmp_path / "file", tmp_path / "file" / "x.arpa")
+    result = command("build-lm", *AN4, tmp_path / "file", tmp_path / "file" / "x.arpa")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: {tmp_path}/file/x.arpa: expected a file that can be written (")
     (tmp_path / "lm.arpa").write_text("")
@@ -217,13 +221,21 @@ def test_a_hotword_brings_its_phones(librispeech, tmp_path):
     assert "got 'U'" in result.stderr
 
 
+def test_read_english_is_the_default_and_its_language_model_is_named(librispeech):
+    (row,) = (row for row in read_corpus(librispeech) if "4088" in row["path"])
+    result = command("transcribe", row["path"])
+    assert result.exit_code == 0
+    assert jiwer.cer(row["text"], result.stdout.strip()) < 0.35
+    assert result.stderr == "notice: librispeech-mini carries a language model: --lm model makes fewer errors\n"
+
+
 def test_options_of_a_language_model_need_one(digits, tmp_path):
-    result = command("transcribe", digits, "--hotwords", "XERXES")
+    result = command("transcribe", *AN4, digits, "--hotwords", "XERXES")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "hotwords and weights need a language model: expected --lm" in result.stderr
-    result = command("transcribe", digits, "--lm", "model")
+    result = command("transcribe", *AN4, digits, "--lm", "model")
     assert "the model carries no language model: expected" in result.stderr
-    result = command("transcribe", digits, "--lm", tmp_path / "gone.arpa")
+    result = command("transcribe", *AN4, digits, "--lm", tmp_path / "gone.arpa")
     assert "gone.arpa: no such language model" in result.stderr
 
 
@@ -231,7 +243,7 @@ def test_listen_writes_a_played_file_line_by_line(digits, tmp_path):
     clip = read_audio(digits, 16_000)
     silence = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 1e-4
     soundfile.write(tmp_path / "x.wav", np.concatenate([clip, silence, clip]), 16_000)
-    result = command("listen", "--file", tmp_path / "x.wav", "--speed", "0", "--latency", "1.28")
+    result = command("listen", *AN4, "--file", tmp_path / "x.wav", "--speed", "0", "--latency", "1.28")
     assert result.exit_code == 0, result.stderr
     assert [line.split() for line in result.stdout.splitlines()] == [DIGITS.split()] * 2
 
@@ -245,7 +257,7 @@ def test_listen_goes_on_past_a_bad_block_and_keeps_what_it_has_heard(digits, mon
         raise MicrophoneError("expected sound from the microphone, nothing has come")
 
     monkeypatch.setattr("hf_speechrec.listening.microphone", torn)
-    result = command("listen")
+    result = command("listen", *AN4)
     assert result.exit_code == 1
     assert result.stdout.split() == DIGITS.split()
     _, *lines = result.stderr.splitlines()
@@ -328,20 +340,12 @@ def test_a_warning_stands_beside_the_words(terminal, capsys):
 
 
 def test_listen_says_what_is_missing(tmp_path, monkeypatch, digits):
-    result = command("listen", "--file", tmp_path / "gone.wav")
+    result = command("listen", *AN4, "--file", tmp_path / "gone.wav")
     assert result.exit_code == 1
     assert "gone.wav: no such file" in result.stderr
-    result = command("listen", "--file", digits, "--latency", "0.1")
+    result = command("listen", *AN4, "--file", digits, "--latency", "0.1")
     assert "expected a latency of at least 180 ms, got 100 ms" in result.stderr
     monkeypatch.setitem(__import__("sys").modules, "sounddevice", None)
-    result = command("listen")
+    result = command("listen", *AN4)
     assert result.exit_code == 1
     assert "a microphone needs the extra listen" in result.stderr
-
-
-def test_help_has_examples():
-    for name in ("listen", "build-lm", "tune-lm", "transcribe"):
-        result = command(name, "--help")
-        assert result.exit_code == 0
-        assert f"hf-speechrec {name} " in result.stdout
-    assert "Ouida=W IY D AH" in " ".join(result.stdout.split())

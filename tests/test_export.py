@@ -163,7 +163,7 @@ def test_the_commands_take_an_exported_model(tmp_path, an4_files):
     names = {path.name for path in out.iterdir()}
     assert {"encoder.onnx", "recurrence.onnx", "config.json", "processor_config.json", "vocab.json"} <= names
     assert not any(name.endswith(".safetensors") for name in names)
-    expected = CliRunner().invoke(app, ["transcribe", str(an4_files[0])]).stdout
+    expected = CliRunner().invoke(app, ["transcribe", str(an4_files[0]), "--model", "an4"]).stdout
     result = CliRunner().invoke(app, ["transcribe", str(an4_files[0]), "--model", str(out), "--format", "json"])
     assert result.exit_code == 0, result.stderr
     transcript = json.loads(result.stdout)

@@ -22,6 +22,12 @@ from hf_speechrec.training import train
 RATE = 16_000  # Hz
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """Behind each pass over a stream datasets waits 5 s for pyarrow's threads, which matters where a process ends."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
+
 @pytest.fixture(scope="module")
 def prepared(an4, tmp_path_factory):
     return prepare(an4, tmp_path_factory.mktemp("prepared") / "an4", ["train", "test"])

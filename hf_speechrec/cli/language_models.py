@@ -17,7 +17,7 @@ def build_lm(
         str, typer.Argument(help="A text file, one sentence a line (also .gz, .xz), or a corpus with its transcripts.")
     ],
     out: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, or a model folder, which carries it then.")],
-    model: ModelOption = "an4",
+    model: ModelOption = "librispeech-mini",
     order: Annotated[int, typer.Option(min=2, max=5, help="Words of the longest n-gram.")] = 3,
     max_mb: Annotated[float | None, typer.Option(help="Prune it until the file has no more megabytes.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of a corpus.")] = None,
@@ -32,7 +32,7 @@ def build_lm(
 
     - `hf-speechrec build-lm sentences.txt names.arpa.gz --model runs/mine`
     - `hf-speechrec build-lm books.txt.xz runs/mine --model runs/mine --max-mb 10`
-    - `hf-speechrec build-lm data/an4 an4.arpa.gz --split train --exclude-speakers recipes/splits/an4-dev-speakers.txt`
+    - `hf-speechrec build-lm data/an4 an4.arpa.gz --model an4 --split train --exclude-speakers held-out.txt`
     """
     from ..language_model import LANGUAGE_MODEL, build_language_model
     from ..loading import load_model

@@ -50,7 +50,7 @@ class LabelFormat(enum.StrEnum):
 @app.command()
 def transcribe(
     files: FilesArgument,
-    model: ModelOption = "an4",
+    model: ModelOption = "librispeech-mini",
     output_format: Annotated[
         TranscriptFormat,
         typer.Option(
@@ -80,16 +80,17 @@ def transcribe(
     Several files print as `FILE<tab>TEXT`. One that cannot be read is named on stderr, the others are still
     transcribed, and the exit code is 1. One without words is named there, too, and its text is empty.
 
-    - `hf-speechrec transcribe talk.flac`
+    - `hf-speechrec transcribe talk.flac --lm model`
     - `hf-speechrec transcribe recordings/ --model user/name --format json > out.jsonl`
     - `hf-speechrec transcribe film.flac --format srt > film.srt`
     - `hf-speechrec transcribe recordings/ --format vtt --output-dir subtitles/`
     - `hf-speechrec transcribe talk.flac --text script.txt --format srt`
-    - `hf-speechrec transcribe call.wav --lm names.arpa.gz --hotwords "Xerxes,Ouida"`
-    - `hf-speechrec transcribe call.wav --model librispeech-mini --lm model --hotwords "Ouida=W IY D AH"`
+    - `hf-speechrec transcribe call.wav --model runs/mine --lm names.arpa.gz --hotwords "Xerxes,Ouida"`
+    - `hf-speechrec transcribe call.wav --lm model --hotwords "Ouida=W IY D AH"`
     - `cat talk.wav | hf-speechrec transcribe -`
     """
     from ..audio import audio_files
+    from ..decoding import carried_language_model
     from ..loading import load_recognizer
     from ..transcription import align_recording
     from ..transcription import transcribe as run
@@ -104,6 +105,8 @@ def transcribe(
         if known is not None:
             transcripts: Any = iter([align_recording(next(recordings(sources)), known, recognizer)])
         else:
+            if lm is None and carried_language_model(recognizer).is_file():
+                typer.echo(f"notice: {model} carries a language model: --lm model makes fewer errors", err=True)
             decoder = build_decoder(recognizer, lm, lm_weight, word_score, beam_size, hotwords, hotword_bonus)
             transcripts = run(
                 recordings(sources),
@@ -171,7 +174,7 @@ def format_transcript(transcript, output_format: TranscriptFormat) -> str:
 
 @app.command()
 def listen(
-    model: ModelOption = "an4",
+    model: ModelOption = "librispeech-mini",
     latency: Annotated[
         float | None,
         typer.Option(help="Seconds from a sound to its letters, at the most; the more, the fewer errors. [0.64]"),
