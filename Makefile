@@ -5,13 +5,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 EXTRAS ?= dev  # dev,lm: also the tests of language models, which need a C++ compiler and CMake
 
-.PHONY: transcribe test lint clean
+.PHONY: transcribe test test-slow lint clean
 
 transcribe: $(VENV)/installed  ## set everything up and transcribe a real recording with the bundled model
 	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac --model an4
 
 test: $(VENV)/installed-dev  ## set everything up and pass the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(VENV)/installed-dev  ## the tests that take longer, and a package index
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/installed-dev  ## style, format and types
 	$(BIN)/ruff check .

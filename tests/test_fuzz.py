@@ -27,6 +27,7 @@ def found(results: list[dict]) -> dict[tuple[str, str], list[int]]:
     return complaints
 
 
+@pytest.mark.slow
 def test_whole_files_are_read_and_broken_ones_read_or_refused():
     results = fuzz([], seed=0, first=0, count=8)
     assert found(results) == {}

@@ -584,6 +584,7 @@ def test_code_that_needs_more_than_others_have_is_not_published(stage, write_mod
     assert uploads == []
 
 
+@pytest.mark.slow
 def test_code_that_gives_something_else_is_not_published(stage):
     staged = stage(
         "\n\n_forward = BiLstmForAudioClassification.forward\n\n\n"
@@ -692,6 +693,7 @@ def test_a_checkpoint_older_than_a_key_has_its_default(reconfigured, speech):
         assert old.eval()(**inputs).logits.equal(new.eval()(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_a_data_set_is_published_and_trained_from_as_a_stream(command, local_hub, an4, tmp_path):
     code, out, err = command("prepare", an4, tmp_path / "data", "--splits", "train,test", "--push", "user/data")
     assert (code, err) == (0, "")

@@ -84,6 +84,7 @@ def test_a_model_that_nobody_else_has_is_refused(tmp_path):
             write_space(tmp_path / "out", name, "speech-commands")
 
 
+@pytest.mark.slow
 def test_an_installed_package_writes_the_same(space, repository, tmp_path):
     """As for somebody without a checkout."""
     options = ["--quiet", "--no-deps", "--no-compile", "--no-build-isolation"]  # pip would fetch hatchling
@@ -101,6 +102,7 @@ def test_an_installed_package_writes_the_same(space, repository, tmp_path):
     assert filecmp.cmpfiles(space, tmp_path / "out", files(space), shallow=False)[1:] == ([], [])
 
 
+@pytest.mark.slow
 def test_it_is_published_by_one_command(tmp_path):
     with running_hub(tmp_path / "hub") as hub:
         command = [sys.executable, "-m", "hf_speechrec", "push-space", "user/demo", "--private"]

@@ -57,10 +57,12 @@ def manifest(an4, tmp_path):
 
 
 @pytest.mark.slow
-def test_overfit_eight_utterances_are_learnt_to_wer_0_in_under_a_minute(an4, manifest, tmp_path):
+@pytest.mark.parametrize("vocabulary", ["char", "bpe:40"])
+def test_overfit_eight_utterances_are_learnt_to_wer_0_in_under_a_minute(an4, manifest, tmp_path, vocabulary):
     eight = read_corpus(manifest(*read_corpus(an4, "train")["text"][:8]))
     recipe = Recipe(
         corpus=str(tmp_path / "manifest.jsonl"),
+        vocabulary=vocabulary,
         model={
             "conv_channels": 4,
             "num_residual_blocks": 1,
