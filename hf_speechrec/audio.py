@@ -182,13 +182,22 @@ def row_source(row: dict):
     return row["audio"] if "audio" in row else row["path"]
 
 
+class _Bytes(io.BytesIO):
+    """Seeks as a file does for libsndfile, which a damaged header may send before the beginning."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        # An error here would be printed, with its traceback, by the callback that C has called.
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(0, start + offset))
+
+
 def _open(source) -> tuple[str, str | io.BytesIO]:
     """A name for messages, and what soundfile can read."""
     if isinstance(source, dict):
         name = str(source.get("path") or "audio")
-        return (name, io.BytesIO(source["bytes"])) if source.get("bytes") is not None else _open(source.get("path"))
+        return (name, _Bytes(source["bytes"])) if source.get("bytes") is not None else _open(source.get("path"))
     if isinstance(source, bytes | bytearray):
-        return "audio", io.BytesIO(source)
+        return "audio", _Bytes(source)
     if source is None:
         raise AudioError("audio: expected a recording, got none")
     path = Path(source)

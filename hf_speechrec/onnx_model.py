@@ -1,6 +1,7 @@
 """Exported models in onnxruntime, with the face of transformers models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -51,8 +52,8 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         folder: with its two graphs.
 
     Raises:
-        ValueError: for a file that onnxruntime cannot read, graphs that are not the config's, and without the extra
-            `onnx`.
+        ValueError: for a file that onnxruntime cannot read or run, graphs that are not the config's, and without the
+            extra `onnx`.
     """
 
     config: ResNetBiGruConfig
@@ -71,8 +72,8 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         encoder: dict[str, Shape] = {"input_features": features, "hidden_states": hidden, "lengths": (None,)}
         recurrence: dict[str, Shape] = {"hidden_states": hidden, "states": states, "next_states": states}
         recurrence |= {name: (None, None, classes) for name, (classes, _) in self._heads.items()}
-        self._encoder = _session(Path(folder, ENCODER_FILE), encoder)
-        self._recurrence = _session(Path(folder, RECURRENCE_FILE), recurrence)
+        self._encoder = _Graph(Path(folder, ENCODER_FILE), encoder)
+        self._recurrence = _Graph(Path(folder, RECURRENCE_FILE), recurrence)
 
     def forward(
         self,
@@ -146,8 +147,8 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
         folder: with its graph.
 
     Raises:
-        ValueError: for a file that onnxruntime cannot read, a graph that is not the config's, and without the extra
-            `onnx`.
+        ValueError: for a file that onnxruntime cannot read or run, a graph that is not the config's, and without the
+            extra `onnx`.
     """
 
     config: BiLstmConfig
@@ -156,7 +157,7 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
     def __init__(self, config: BiLstmConfig, folder: str | PathLike):
         super().__init__(config)
         self.name_or_path = str(folder)
-        self._classifier = _session(
+        self._classifier = _Graph(
             Path(folder, CLASSIFIER_FILE),
             {"input_features": (None, None, config.input_size), "logits": (None, config.num_labels)},
         )
@@ -173,23 +174,48 @@ class OnnxBiLstmForAudioClassification(_OnnxModel):
         return (logits,) if return_dict is False else SequenceClassifierOutput(logits=logits)
 
 
-def _session(path: Path, shapes: dict[str, Shape]):
-    """A graph whose inputs and outputs have the shapes that the config wants of them."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError("to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from None
-    try:
-        session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own share no other base
-        raise ValueError(f"{path}: expected an exported model ({error})") from None
-    stored = {node.name: node.shape for node in [*session.get_inputs(), *session.get_outputs()]}
-    for name, shape in shapes.items():
-        got = stored.get(name, [])
-        if len(got) != len(shape) or any(size not in (None, own) for size, own in zip(shape, got, strict=True)):
-            came = _written(got) if got else "none"
-            raise ValueError(f"{path}: expected {name} {_written(shape)}, as the config has it, got {came}")
-    return session
+class _Graph:
+    """A graph in onnxruntime, whose inputs and outputs have the shapes that the config wants of them."""
+
+    def __init__(self, path: Path, shapes: dict[str, Shape]):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ValueError("to run it, install the extra onnx: pip install 'hf_speechrec[onnx]'") from None
+        self._path, self._shapes = path, shapes
+        onnxruntime.disable_telemetry_events()  # what its users do is nobody else's business
+        with self._errors_named():
+            self._session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._check({node.name: node.shape for node in nodes}, shapes)
+
+    def run(self, outputs: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of those names. Raises `ValueError` where it cannot be run, or gives what it does not say."""
+        with self._errors_named():
+            arrays = self._session.run(outputs, inputs)
+        self._check({name: array.shape for name, array in zip(outputs, arrays, strict=True)}, set(outputs))
+        return arrays
+
+    def _check(self, shapes: Mapping[str, Sequence[int | str | None]], names: Iterable[str]) -> None:
+        for name in names:
+            expected, got = self._shapes.get(name), shapes.get(name, ())
+            if expected is not None and not _fits(got, expected):
+                came = _written(got) if got else "none"
+                raise ValueError(
+                    f"{self._path}: expected {name} {_written(expected)}, as the config has it, got {came}"
+                )
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # onnxruntime's own share no other base
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self._path}: expected an exported model ({reason})") from None
+
+
+def _fits(shape: Sequence[int | str | None], expected: Shape) -> bool:
+    return len(shape) == len(expected) and all(own in (None, size) for size, own in zip(shape, expected, strict=True))
 
 
 def _written(shape: Sequence[int | str | None]) -> str:

@@ -320,6 +320,15 @@ def model_targets(folder: Path) -> dict[str, Target]:
         for path in sorted((folder / type(model).__name__).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 targets[f"{kind}: {path.name}"] = Target([path.read_bytes()], path, [run])
+    with contextlib.suppress(ImportError):
+        import onnxruntime  # noqa: F401  now: it writes the session's number into the temporary folder
+
+        from hf_speechrec.export import export_onnx
+
+        for kind, model in (("recogniser", recognizer), ("classifier", classifier)):
+            exported = export_onnx(folder / type(model).__name__, folder / f"{kind} in ONNX")
+            for path in sorted(exported.glob("*.onnx")):
+                targets[f"{kind}: {path.name}"] = Target([path.read_bytes()], path, [run])
     facts = [path.read_bytes() for path in sorted((EXAMPLES.parents[1] / "hf_speechrec").rglob(FACTS))]
     targets[FACTS] = Target(facts, folder / FACTS, [lambda path: read_facts(path.parent)])
     states = []
@@ -500,6 +509,8 @@ def work(folder: Path, names: list[str], seed: int, first: int, count: int, limi
     targets = misbehaving_targets(files)
     if not names or not targets.keys() >= set(names):
         targets = all_targets(files)
+        for left in temporary.iterdir():  # by what was imported
+            left.unlink()
     whole = {name: range(-len(target.seeds), 0) for name, target in targets.items() if first == 0}
     jobs = [(name, n) for name in names or targets for n in [*whole.get(name, ()), *range(first, first + count)]]
     print(json.dumps(jobs), file=report, flush=True)

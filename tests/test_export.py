@@ -252,6 +252,35 @@ def test_a_broken_graph_is_a_clear_error(exported, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_graph_that_does_not_do_what_it_says_is_a_clear_error(tmp_path):
+    helper, types = onnx.helper, onnx.TensorProto
+    nodes = [  # as many classes as there are frames
+        helper.make_node("ReduceSum", ["attention_mask"], ["classes"], keepdims=0),
+        helper.make_node("Reshape", ["classes", "one"], ["last"]),
+        helper.make_node("Concat", ["rest", "last"], ["sizes"], axis=0),
+        helper.make_node("Reshape", ["input_features", "sizes"], ["logits"]),
+    ]
+    inputs = [("input_features", types.FLOAT, [None, None, 20]), ("attention_mask", types.INT64, [None, None])]
+    constants = {"one": 1, "rest": -1}
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info(*given) for given in inputs],
+        [helper.make_tensor_value_info("logits", types.FLOAT, ["batch", 2])],
+        [onnx.numpy_helper.from_array(np.array([value]), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "classifier.onnx")
+    classifier = OnnxBiLstmForAudioClassification(BiLstmConfig(input_size=20, num_labels=2), tmp_path)
+    assert classifier(torch.ones(1, 2, 20)).logits.shape == (20, 2)
+    with pytest.raises(
+        ValueError, match=r"classifier.onnx: expected logits \(any, 2\), .* config has it, got \(20, 5\)"
+    ):
+        classifier(torch.ones(1, 5, 20))
+    with pytest.raises(ValueError, match=r"classifier.onnx: expected an exported model \(.*cannot be reshaped"):
+        classifier(torch.ones(1, 7, 20), torch.ones(1, 3, dtype=torch.long))
+
+
 def changed_config(exported, folder, **changes) -> Path:
     """A copy of an exported model, whose config claims something else."""
     shutil.copytree(exported, folder)
