@@ -3,20 +3,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-EXTRAS ?= dev  # dev,lm: also the tests of language models, which need a C++ compiler and CMake
+# dev,lm: also the tests of language models, which need a C++ compiler and CMake
+EXTRAS ?= dev
+comma = ,
+INSTALLED = $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: transcribe test test-slow lint clean
 
 transcribe: $(VENV)/installed  ## set everything up and transcribe a real recording with the bundled model
 	$(BIN)/hf-speechrec transcribe demo/examples/an4-seven-digits.flac --model an4
 
-test: $(VENV)/installed-dev  ## set everything up and pass the tests
+test: $(INSTALLED)  ## set everything up and pass the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-slow: $(VENV)/installed-dev  ## the tests that take longer, and a package index
+test-slow: $(INSTALLED)  ## the tests that take longer, and a package index
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-lint: $(VENV)/installed-dev  ## style, format and types
+lint: $(INSTALLED)  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,6 +36,6 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[$(strip $(EXTRAS))]'
+$(INSTALLED): $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

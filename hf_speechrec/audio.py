@@ -70,6 +70,13 @@ def prepare_waveform(samples: np.ndarray, rate: int, sampling_rate: int, name: s
     return samples
 
 
+def prepare_array(samples: np.ndarray, sampling_rate: int, name: str = "audio") -> np.ndarray:
+    """An array at its model's rate as recordings are read: float32 (samples,). Raises `AudioError`."""
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"{name}: expected float samples of shape (samples,), got {samples.dtype} {samples.shape}")
+    return prepare_waveform(samples.astype(np.float32, copy=False), sampling_rate, sampling_rate, name)
+
+
 def check_samples(samples: np.ndarray, name: str = "audio") -> None:
     """Raises `AudioError` for samples that are not finite or claim to be louder than anything is."""
     if not np.isfinite(samples).all():
@@ -230,7 +237,12 @@ def _read_with_torchcodec(source, name: str, cause: Exception) -> tuple[np.ndarr
 
 def _reason(error: Exception) -> str:
     """The first line of an error, without the path that soundfile repeats."""
-    return str(getattr(error, "error_string", error)).strip().splitlines()[0].rstrip(".")
+    return first_line(getattr(error, "error_string", error)).rstrip(".")
+
+
+def first_line(error: BaseException | str) -> str:
+    """What a person reads of an error."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def steps(rate: int, new_rate: int) -> tuple[int, int]:

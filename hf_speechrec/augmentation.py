@@ -63,6 +63,14 @@ class Augmentation:
     mel_warp: float = 0.0
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            several = name in ("speeds", "noise_snr_db")
+            numbers = value if isinstance(value, list | tuple) else [value]
+            is_number = all(isinstance(number, int | float) for number in numbers) or name == "noise_folder"
+            if several != isinstance(value, list | tuple) or not is_number:
+                raise ValueError(f"expected {name} to be {'numbers' if several else 'a number'}, got {value!r}")
+        if len(self.noise_snr_db) != 2:
+            raise ValueError(f"expected noise_snr_db to be the lowest and the highest, got {self.noise_snr_db}")
         if not self.speeds or min(self.speeds) <= 0:
             raise ValueError(f"expected speeds above 0, got {self.speeds}")
         # The ratio alone counts, whatever the rate.
@@ -153,7 +161,7 @@ def coloured_noise(length: int, exponent: float, generator: torch.Generator | No
 
 
 def equalized(waveform: torch.Tensor, most_db: float) -> torch.Tensor:
-    """Samples (samples,) with each frequency louder or softer by a random curve through five points a mel apart."""
+    """Samples (samples,) with each frequency louder or softer by a random curve, smooth to the ear."""
     size = next_fast_len(len(waveform), real=True)  # a transform of a large prime takes several times as long
     spectrum = torch.fft.rfft(waveform, n=size)
     # Frequencies as our ears space them, in [0, 1]; the lowest octaves get no more room than they need.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AudioClassificationPipeline
 
-from .audio import MAX_COMMAND_SECONDS, AudioError, prepare_waveform, read_audio, source_name
+from .audio import MAX_COMMAND_SECONDS, AudioError, prepare_array, read_audio, source_name
 from .loading import load_classifier
 
 
@@ -69,9 +69,7 @@ def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None
     name = source_name(source)
     try:
         if isinstance(source, np.ndarray):
-            if source.ndim != 1:
-                raise AudioError(f"{name}: expected an array (samples,), got the shape {source.shape}")
-            samples = prepare_waveform(source, sampling_rate, sampling_rate, name)
+            samples = prepare_array(source, sampling_rate, name)
         else:
             samples = read_audio(source, sampling_rate, MAX_COMMAND_SECONDS)
         seconds = len(samples) / sampling_rate

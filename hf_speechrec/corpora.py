@@ -64,6 +64,8 @@ def read_corpus(
             raise CorpusError(f"{source}: expected tables of UTF-8 text that can be read ({error})") from None
         dataset = measured(rows, problems, str(source), "text")
     elif str(source).startswith("librispeech:"):
+        if split is not None:
+            raise CorpusError(f"{source}: expected no split, it is one part by itself; got {split!r}")
         dataset = read_corpus(_downloaded_librispeech(str(source).partition(":")[2]))
     else:
         raise CorpusError(

@@ -175,9 +175,13 @@ def split_held_out(
         raise CorpusError(f"{name}: expected at least two speakers or utterances to hold some out, got {len(names)}")
     random.Random(seed).shuffle(names)
     utterances = Counter(groups)
-    held = names[:1]
-    while len(held) < len(names) - 1 and sum(utterances[name] for name in held) < share * len(dataset):
-        held.append(names[len(held)])
+    held = {names[0]}
+    size = utterances[names[0]]
+    for speaker in names[1:-1]:
+        if size >= share * len(dataset):
+            break
+        held.add(speaker)
+        size += utterances[speaker]
     is_held = [group in held for group in groups]
     return (
         dataset.select([i for i, is_out in enumerate(is_held) if not is_out]),
@@ -198,7 +202,8 @@ def select_speakers(
     wanted = None if speakers is None else set(speakers)
     unwanted = set(exclude_speakers or ())
     selected = dataset.filter(
-        lambda row: (wanted is None or row["speaker"] in wanted) and row["speaker"] not in unwanted
+        lambda speaker: (wanted is None or speaker in wanted) and speaker not in unwanted,
+        input_columns="speaker",  # and not the recordings of a Hub data set
     )
     if isinstance(selected, datasets.Dataset) and len(selected) == 0:
         raise CorpusError(f"{name}: not one utterance of the wanted speakers")
@@ -210,7 +215,7 @@ def read_speakers(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
-def warn_of_missing_speakers(path: Path, speakers: Iterable[str], dataset: datasets.Dataset) -> None:
-    """Name those of a file's speakers who say nothing in a corpus."""
+def warn_of_missing_speakers(source: str | Path, speakers: Iterable[str], dataset: datasets.Dataset) -> None:
+    """Name those of a list's speakers who say nothing in a corpus; `source` is where the list stands."""
     if missing := sorted(set(speakers) - set(dataset["speaker"])):
-        logger.warning("%s: the corpus has no utterance of %s", path, ", ".join(missing))
+        logger.warning("%s: the corpus has no utterance of %s", source, ", ".join(missing))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .audio import first_line
 from .language_model import LANGUAGE_MODEL, LanguageModelError, read_weights, read_words, write_with_hotwords
 from .pronunciation import Lexicon, lexicon_of
 from .text import TextNormalizer, encode
@@ -152,7 +153,7 @@ class BeamSearchDecoder:
                     )
             except (RuntimeError, ValueError) as error:
                 raise LanguageModelError(
-                    f"{language_model}: not an n-gram model that KenLM can read ({str(error).splitlines()[0]})"
+                    f"{language_model}: not an n-gram model that KenLM can read ({first_line(error)})"
                 ) from None
 
     def __call__(self, log_probs: torch.Tensor) -> str:

@@ -24,6 +24,7 @@ from .transcription import transcribe
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_SAMPLES = 10_000
+BOOTSTRAP_BLOCK = 250  # of them that are drawn together
 # One character for each that the vocabulary lacks, as in the transcript itself; no model writes it.
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
@@ -92,10 +93,12 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, seed: int = 0) -> 
     95 % interval of the WER, by drawing utterances with replacement (Bisani & Ney, 2004, "Bootstrap estimates for
     confidence intervals in ASR performance evaluation"); of another rate, where errors are counted in other units.
     """
-    draws = np.random.default_rng(seed).multinomial(
-        len(errors), np.full(len(errors), 1 / len(errors)), size=BOOTSTRAP_SAMPLES
-    )
-    low, high = np.percentile((draws @ errors) / np.maximum(draws @ words, 1), [2.5, 97.5])
+    generator, share = np.random.default_rng(seed), np.full(len(errors), 1 / len(errors))
+    rates = []
+    for _ in range(BOOTSTRAP_SAMPLES // BOOTSTRAP_BLOCK):  # all at once take gigabytes for a large corpus
+        draws = generator.multinomial(len(errors), share, size=BOOTSTRAP_BLOCK)
+        rates.append((draws @ errors) / np.maximum(draws @ words, 1))
+    low, high = np.percentile(np.concatenate(rates), [2.5, 97.5])
     return float(low), float(high)
 
 

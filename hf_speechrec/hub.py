@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
-from .audio import read_audio
-from .loading import first_line, load_model, load_pipeline
+from .audio import first_line, read_audio
+from .loading import load_model, load_pipeline
 from .model_card import FACTS, render_model_card
 from .pronunciation import LEXICON, LICENSES
 

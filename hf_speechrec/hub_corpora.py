@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from .audio import AudioError, audio_duration
+from .audio import AudioError, audio_duration, first_line
 from .corpus_rows import SPEAKER_COLUMNS, TARGET_COLUMNS, CorpusError, printable, warn_of
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _load(source: str, split: str | None, streaming: bool, **options):
     except Exception as error:  # a script (which is not run), a card that is none, a table cut short: of any kind
         # "An error occurred while generating the dataset" says less than what it was raised from.
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
+        reason = first_line(cause or error)
         raise CorpusError(f"{source}: no such file or folder, nor a data set that the Hub gives ({reason})") from error
 
 

@@ -133,14 +133,18 @@ def _label_folders(roots: list[Path]) -> Rows:
             if not clips:
                 problems.append(f"{folder}: a class without clips")
             rows += [_row(clip, folder.name) for clip in clips]
+    return _with_likely_speakers(rows), problems
+
+
+def _with_likely_speakers(rows: list[dict]) -> list[dict]:
+    """What looks like a speaker is one only where there are several, and one of them says several words."""
     labels: dict[str | None, set[str]] = {}
     for row in rows:
         labels.setdefault(row["speaker"], set()).add(row["label"])
-    # What looks like a speaker is one only where there are several, and one of them says several words.
     labels.pop(None, None)
     if len(labels) < 2 or all(len(said) == 1 for said in labels.values()):
-        rows = [{**row, "speaker": None} for row in rows]
-    return rows, problems
+        return [{**row, "speaker": None} for row in rows]
+    return rows
 
 
 def _row(clip: Path, label: str) -> dict:
@@ -163,7 +167,7 @@ def _listed(root: Path, file: Path) -> Rows:
             rows.append(_row(clip, clip.parent.name))
         else:
             problems.append(f"{clip}: no such file")
-    return rows, problems
+    return _with_likely_speakers(rows), problems
 
 
 def _speech_commands(root: Path, split: str | None) -> Rows:

@@ -58,7 +58,7 @@ def build_language_model(
         vocabulary: the words that can be recognised; any other is unknown to the model. By default all of the text.
 
     Returns:
-        `sentences`, `words`, `vocabulary` and `bytes`.
+        `sentences`, `words`, of them `unknown`, `vocabulary` (different words) and `bytes`.
 
     Raises:
         LanguageModelError: for texts without a word, a size that cannot be reached, and a missing kaldingram.
@@ -68,9 +68,11 @@ def build_language_model(
         from kaldingram import prune, train
     except ImportError:
         raise LanguageModelError("a language model needs the extra lm: pip install 'hf_speechrec[lm]'") from None
+    if max_megabytes is not None and not max_megabytes > 0:
+        raise LanguageModelError(f"expected a size above 0 MB, got {max_megabytes:g}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sentences = words = 0
+    sentences = words = unknown = 0
     seen: set[str] = set()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _only_for_people():
         text, arpa, smaller = (Path(folder, name) for name in ("text", "lm.arpa", "pruned.arpa"))
@@ -84,6 +86,7 @@ def build_language_model(
                 file.write(" ".join(tokens) + "\n")
                 sentences += 1
                 words += len(tokens)
+                unknown += tokens.count(UNKNOWN_WORD)
                 seen.update(tokens)
         seen.discard(UNKNOWN_WORD)
         if not seen:
@@ -109,7 +112,8 @@ def build_language_model(
             # A size falls more slowly than its threshold rises: so it is approached from above, and not missed by far.
             threshold *= min(10.0, max(1.2, (size / max_megabytes) ** 1.4))
         finished.replace(path)
-    return {"sentences": sentences, "words": words, "vocabulary": len(seen), "bytes": path.stat().st_size}
+    size = path.stat().st_size
+    return {"sentences": sentences, "words": words, "unknown": unknown, "vocabulary": len(seen), "bytes": size}
 
 
 def _finished(arpa: Path, suffix: str) -> Path:

@@ -20,6 +20,7 @@ from transformers import (
     pipeline,
 )
 
+from .audio import first_line
 from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
@@ -30,6 +31,7 @@ from .onnx_model import (
     ENCODER_FILE,
     RECURRENCE_FILE,
     OnnxBiLstmForAudioClassification,
+    OnnxModel,
     OnnxResNetBiGruForCTC,
 )
 from .text import TextNormalizer
@@ -192,6 +194,10 @@ def _load_pipeline(task: str | None, model: str | PathLike, device: str | None):
     parts: dict[str, Any] = {"feature_extractor": getattr(processor, "feature_extractor", processor)}
     if own == "automatic-speech-recognition":
         parts["tokenizer"] = processor.tokenizer
+    if isinstance(network, OnnxModel):
+        if device not in (None, "cpu"):
+            raise ModelError(f"{model}: an exported model runs on the device cpu, got {device}")
+        device = "cpu"
     try:
         return pipeline(own, model=network, device=device or best_device(), **parts)  # type: ignore[call-overload]
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -203,8 +209,3 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def first_line(error: BaseException) -> str:
-    """What a person reads of an error."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,8 +18,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .language_model import LANGUAGE_MODEL
-from .loading import is_classifier
+from .loading import CHECKPOINTS, is_classifier
 
 FACTS = "model_card.json"
 HERE = Path(__file__).parent
@@ -129,19 +130,21 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
 
     Args:
         folder: a model folder.
-        model_id: what others load the model by; by default the folder's name.
+        model_id: what others load the model by: an id on the Hub; by default a bundled model's name, or the folder.
 
     Returns:
         The card's path.
     """
     folder = Path(folder)
+    is_on_hub = model_id is not None and "/" in model_id
+    model_id = model_id or _local_name(folder)
     facts = read_facts(folder)
     words, training, reports = facts["card"], facts["training"], facts["evaluations"]
     config = AutoConfig.from_pretrained(folder)
     is_for_labels = is_classifier(config)
     task = "audio-classification" if is_for_labels else "automatic-speech-recognition"
     family = "BiLSTM classifier" if is_for_labels else "ResNet + BiGRU recogniser"
-    title = words.get("title") or f"{family}: {(model_id or folder.resolve().name).rpartition('/')[2]}"
+    title = words.get("title") or f"{family}: {model_id.rpartition('/')[2]}"
     rows = [_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]
     results = [result for report in reports.values() for result in _eval_results(task, report, words.get("dataset"))]
     data = ModelCardData(
@@ -162,7 +165,9 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         title=title,
         family=family,
         labels=", ".join(f"`{label}`" for _, label in sorted(config.id2label.items())) if is_for_labels else None,
-        model_id=model_id or folder.resolve().name,
+        model_id=model_id,
+        is_on_hub=is_on_hub,
+        sampling_rate=_sampling_rate(folder),
         **{name: words.get(name) for name in ("summary", "training_data", "limits")},
         results=rows + _held_out(training),
         training=training,
@@ -177,6 +182,21 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     return path
 
 
+def _sampling_rate(folder: Path) -> int:
+    """Hz that the model's feature extractor takes; its default where the folder has none yet."""
+    try:
+        return LogMelFeatureExtractor.from_pretrained(folder).sampling_rate
+    except OSError:
+        return LogMelFeatureExtractor().sampling_rate
+
+
+def _local_name(folder: Path) -> str:
+    """What the commands take: a bundled model's name, or the folder, of which a card tells no more than it has to."""
+    if folder.resolve().parent == CHECKPOINTS.resolve():
+        return folder.resolve().name
+    return f"PATH/{folder.name}" if folder.is_absolute() else folder.as_posix()
+
+
 def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> list[EvalResult]:
     # A page would show them as the data set's own.
     if report["gain_db"] or report["noise_snr_db"] is not None or report.get("speakers"):
@@ -189,7 +209,7 @@ def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> lis
             dataset_name=name,
             dataset_split=report.get("split"),
             metric_type=METRIC_TYPES.get(metric, metric),
-            metric_name=TITLES[metric],
+            metric_name=TITLES[metric] + (" with a language model" if report.get("language_model") else ""),
             metric_value=round(100 * report[metric], 2),
         )
         for metric in TITLES

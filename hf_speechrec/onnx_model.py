@@ -21,8 +21,8 @@ CLASSIFIER_FILE = "classifier.onnx"
 Shape = tuple[int | None, ...]  # None for a dimension of any size
 
 
-class _OnnxModel(PreTrainedModel):
-    """What transformers' pipelines ask of a model."""
+class OnnxModel(PreTrainedModel):
+    """What transformers' pipelines ask of a model, for exported ones; they run on the CPU."""
 
     main_input_name = "input_features"
 
@@ -42,7 +42,7 @@ class _OnnxModel(PreTrainedModel):
         return {"input_features": input_features.numpy(), "attention_mask": attention_mask.numpy()}
 
 
-class OnnxResNetBiGruForCTC(_OnnxModel):
+class OnnxResNetBiGruForCTC(OnnxModel):
     """
     What `export_onnx` has written, on the CPU. It runs on as many threads as torch does, and gives what
     `ResNetBiGruForCTC` gives, for whole utterances, in chunks where its config asks for them, and for streams.
@@ -137,7 +137,7 @@ class OnnxResNetBiGruForCTC(_OnnxModel):
         return self._recurrence.run(["next_states", *self._heads], inputs)
 
 
-class OnnxBiLstmForAudioClassification(_OnnxModel):
+class OnnxBiLstmForAudioClassification(OnnxModel):
     """
     What `export_onnx` has written of a classifier, on the CPU: what `BiLstmForAudioClassification` gives, in half the
     time for a single clip.
@@ -234,4 +234,4 @@ def session_options():
     return options
 
 
-__all__ = ["OnnxBiLstmForAudioClassification", "OnnxResNetBiGruForCTC"]
+__all__ = ["OnnxBiLstmForAudioClassification", "OnnxModel", "OnnxResNetBiGruForCTC"]

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
+from .audio import first_line
 from .augmentation import Augmentation
 from .configuration_bilstm import BiLstmConfig
 from .configuration_resnet_bigru import ResNetBiGruConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
-from .loading import first_line
 from .model_card import WORDS
 from .text import TextNormalizer
 
@@ -80,6 +80,7 @@ class Recipe:
         return self.held_out not in (None, "", "none", 0)
 
     def __post_init__(self):
+        self._check_values()
         if self.task not in CONFIGS:
             raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")
         if self.task == "classification" and (self.vocabulary or self.normalizer or self.lexicon):
@@ -121,6 +122,19 @@ class Recipe:
         except StrictDataclassError as error:
             raise ValueError(f"the section model: {error.__cause__}") from None
 
+    def _check_values(self) -> None:
+        if self.exclude_speakers is not None:
+            if not isinstance(self.exclude_speakers, list):
+                came = short.repr(self.exclude_speakers)
+                raise ValueError(f"expected exclude_speakers to be a list ([ann, bob]), got {came}")
+            self.exclude_speakers = [str(name) for name in self.exclude_speakers]  # YAML takes 1272 for a number
+        whole_numbers = {"curriculum_epochs": self.curriculum_epochs}
+        if self.early_stopping_patience is not None:
+            whole_numbers["early_stopping_patience"] = self.early_stopping_patience
+        for name, value in whole_numbers.items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"expected {name} to be a whole number, got {short.repr(value)}")
+
     def path_of(self, name: str) -> Path:
         """A file that the recipe names: beside the recipe, or from where the command runs."""
         return next((path for path in (self.folder / name, Path(name)) if path.is_file()), Path(name))
@@ -147,6 +161,8 @@ class Recipe:
         for name, value in (overrides or {}).items():
             section, _, key = name.partition(".")
             if key:
+                if not isinstance(values.get(section), dict | None):
+                    raise ValueError(f"{path}: expected {section} to be a section for --{name}, it is a value")
                 values[section] = {**(values.get(section) or {}), key: value}
             else:
                 values[section] = value

@@ -13,7 +13,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
-from .loading import first_line
+from .audio import first_line
+from .hub import PUBLISHED, UNPUBLISHED, clear_hub_errors, push_folder
 from .model_card import FACTS, render_model_card, update_facts
 from .training_callbacks import FiniteSteps, Termination
 from .training_checkpoints import PARTIAL, publish, whole_or_nothing
@@ -101,8 +102,6 @@ class SpeechTrainer(Trainer):
         self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs
     ) -> str | None:
         """As `hf-speechrec push` does it, at the end of a run: see `hf_speechrec.hub.push_model`."""
-        from .hub import push_folder
-
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
@@ -118,8 +117,6 @@ class SpeechTrainer(Trainer):
         The same files while the run goes on (transformers' own takes neither code nor card, but a pickle of the
         training arguments). In the background, and one at a time.
         """
-        from .hub import PUBLISHED, UNPUBLISHED
-
         is_saving = getattr(self, "_is_saving", False)  # it has no name yet, see `_save_checkpoint`
         if is_saving or not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
@@ -152,8 +149,6 @@ class SpeechTrainer(Trainer):
                 logger.warning("A checkpoint could not be pushed (%s)", first_line(job.exception()))
 
     def init_hf_repo(self, token=None, private=None) -> None:
-        from .hub import clear_hub_errors
-
         with clear_hub_errors(str(self.args.hub_model_id or self.args.output_dir)):
             super().init_hf_repo(token=token, private=private)
 

@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 
 from .augmentation import Augmentation
 from .collator import SpeechCollator
+from .language_model import LANGUAGE_MODEL, weights_file
 from .model_card import command_line, update_facts
 from .pronunciation import LEXICON
 from .recipe import Recipe
@@ -86,6 +87,7 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
         shortest_first=curriculum_epochs > 0,
     )
     size = sizes(train_set)
+    checkpoint = checkpoint_to_resume(args, output_dir)
     if trainer.is_world_process_zero():
         logger.info(
             "Training %s: %.1f M parameters, %s on %s",
@@ -95,7 +97,9 @@ def train(recipe: Recipe, arguments: Sequence[str] = (), device: str | None = No
             args.device,
         )
         _begin_folder(output_dir, recipe, args, parts)
-    metrics = _run(trainer, parts.data_collator, size, checkpoint_to_resume(args, output_dir)) | {"seed": args.seed}
+        if checkpoint is None:
+            _remove_language_model(output_dir)
+    metrics = _run(trainer, parts.data_collator, size, checkpoint) | {"seed": args.seed}
     if eval_set is not None:
         metrics.update(trainer.evaluate())
         if parts.finish is not None:
@@ -140,6 +144,14 @@ def _begin_folder(output_dir: Path, recipe: Recipe, args, parts: TrainingParts) 
         (output_dir / name).unlink(missing_ok=True)
     if parts.write_companions is not None:
         parts.write_companions(output_dir)
+
+
+def _remove_language_model(output_dir: Path) -> None:
+    """One that the folder carries is of another run's spelling, and maybe of a text that is not to go with this one."""
+    if (model := output_dir / LANGUAGE_MODEL).exists():
+        logger.warning("%s: removed, it was made for the model that is replaced", model)
+        for path in (model, weights_file(model)):
+            path.unlink(missing_ok=True)
 
 
 def _facts(args) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Recipe and command line → transformers' TrainingArguments, with our defaults."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -11,6 +12,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from .corpus_rows import CorpusError
 from .hub_corpora import is_hub_dataset
 from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 METRICS = {"ctc": "wer", "classification": "accuracy"}
 
@@ -34,8 +37,10 @@ def recipe_arguments(recipe: Recipe, arguments: Sequence[str] = (), device: str 
     else:  # nothing to choose by: the last weights are kept
         arguments = [*arguments, "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     args = training_arguments(values, arguments, device, METRICS[recipe.task])
-    if recipe.has_held_out and recipe.early_stopping_patience:
+    if recipe.early_stopping_patience and recipe.has_held_out:
         _check_stopping(args)
+    elif recipe.early_stopping_patience:
+        logger.warning("early_stopping_patience does nothing: no part is held out to choose by (--held-out 0.1)")
     if recipe.streaming:
         _check_stream(recipe, args)
     return args

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
-from .loading import first_line
+from .audio import first_line
 from .training_plot import plot_history
 
 logger = logging.getLogger(__name__)

@@ -47,7 +47,7 @@ def with_known_labels(dataset, labels, name: str):
     known = set(labels)
     problems = [
         f"{row.get('path') or 'a row'}: the label {row['label']!r} is none of the model's {len(known)}"
-        for row in dataset
+        for row in dataset.select_columns([name for name in ("path", "label") if name in dataset.column_names])
         if row["label"] not in known
     ]
     warn_of(problems, len(dataset), name)

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +23,7 @@ from .modeling_resnet_bigru import ResNetBiGruForCTC
 from .pronunciation import LEXICON, LICENSES, Lexicon, phone_ids, phones_of, read_lexicon, write_lexicon
 from .recipe import Recipe
 from .text import TextNormalizer, build_tokenizer, encode, tokenizer_from_pieces
-from .training_parts import TrainingParts, fitted_feature_extractor, load_start
+from .training_parts import TrainingParts, fitted_feature_extractor, load_start, warn_of_other_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,9 @@ def recognizer_parts(
     """What a Trainer needs to train a recogniser on a corpus of transcribed recordings."""
     processor, model, normalizer = _processor_and_model(recipe, train_set)
     source = recipe.path_of(recipe.lexicon or "")
-    lexicon = read_lexicon(source) if recipe.lexicon else None
+    lexicon = _normalized(read_lexicon(source), normalizer) if recipe.lexicon else None
+    if lexicon and not recipe.streaming:
+        _check_coverage(lexicon, map(normalizer, train_set["text"]), source)
     _fit_phones(model, lexicon)
     return TrainingParts(
         model=model,
@@ -44,6 +48,29 @@ def recognizer_parts(
         preprocess_logits_for_metrics=frame_predictions,
         write_companions=None if lexicon is None else partial(_write_lexicon, lexicon, source),
     )
+
+
+def _normalized(lexicon: Lexicon, normalizer: TextNormalizer) -> Lexicon:
+    """Words as the transcripts are spelled; without those that are several, or none, to the normaliser."""
+    normalized: Lexicon = {}
+    for word, ways in lexicon.items():
+        spelled = normalizer(word)
+        if spelled and " " not in spelled:
+            known = normalized.setdefault(spelled, [])
+            known += [way for way in ways if way not in known]
+    return normalized
+
+
+def _check_coverage(lexicon: Lexicon, texts: Iterable[str], source: Path) -> None:
+    """Say which words of the training transcripts a lexicon lacks. Raises `CorpusError` where it has none of them."""
+    counts = Counter(word for text in texts for word in text.split())
+    missing = Counter({word: count for word, count in counts.items() if word not in lexicon})
+    if missing and len(missing) == len(counts):
+        raise CorpusError(f"{source}: expected a lexicon of the transcripts' words, it has none of them")
+    if missing:
+        most = ", ".join(word for word, _ in missing.most_common(5))
+        share = missing.total() / counts.total()
+        logger.warning("%s: %.1f %% of the words said are not in it (%s, …)", source, 100 * share, most)
 
 
 def _write_lexicon(lexicon: Lexicon, source: Path, folder: Path) -> None:
@@ -97,6 +124,7 @@ def _processor_and_model(recipe: Recipe, train_set) -> tuple[Wav2Vec2Processor, 
     stored = TextNormalizer(**(model.config.text_normalizer or {}))
     vocabulary = recipe.vocabulary or "keep"
     if vocabulary == "keep":
+        warn_of_other_sizes(name, (stored, recipe.normalizer))
         return processor, model, stored
     normalizer = TextNormalizer(**(stored.to_dict() | recipe.normalizer))
     texts = [normalizer(text) for text in _texts(recipe, train_set)]
@@ -163,7 +191,8 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
 
     if is_stream:  # read as it comes: nobody knows how many there will be
         return dataset.filter(is_usable)
-    usable = dataset.select([i for i, row in enumerate(dataset) if is_usable(row)])
+    rows = dataset.select_columns([name for name in ("path", "text", "duration") if name in dataset.column_names])
+    usable = dataset.select([i for i, row in enumerate(rows) if is_usable(row)])
     warn_of(problems, len(dataset), "training")
     if len(usable) == 0:
         raise CorpusError(f"not one utterance that CTC can learn ({problems[0]})")

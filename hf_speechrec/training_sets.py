@@ -20,8 +20,7 @@ from .recipe import Recipe
 
 def read_sets(recipe: Recipe, seed: int):
     """
-    The part to train on and the part to choose by (or None), the latter sorted by length, so that batches hold little
-    padding.
+    The part to train on and the part to choose by (or None).
 
     Raises:
         CorpusError: for a corpus that cannot be used, and a held-out part that is none of it or all of it.
@@ -42,7 +41,13 @@ def read_sets(recipe: Recipe, seed: int):
 
 def _read(recipe: Recipe, split: str | None):
     read: Callable = read_corpus if recipe.task == "ctc" else read_labelled_corpus
-    return read(recipe.corpus, split, exclude_speakers=recipe.exclude_speakers, streaming=recipe.streaming)
+    excluded = recipe.exclude_speakers
+    if recipe.streaming or not excluded:
+        return read(recipe.corpus, split, exclude_speakers=excluded, streaming=recipe.streaming)
+    corpus = read(recipe.corpus, split)
+    if split == recipe.train_split:  # elsewhere nobody expects all of them
+        warn_of_missing_speakers("exclude_speakers", excluded, corpus)
+    return select_speakers(corpus, exclude_speakers=excluded, name=recipe.corpus)
 
 
 def _held_out_part(recipe: Recipe) -> datasets.Dataset:
@@ -57,7 +62,7 @@ def _held_out_part(recipe: Recipe) -> datasets.Dataset:
     try:
         held = _read(recipe, held_out)
         # Of a stream this part alone is fetched, and kept: every evaluation reads all of it.
-        return datasets.Dataset.from_list(list(held)) if recipe.streaming else held.sort("duration")
+        return datasets.Dataset.from_list(list(held)) if recipe.streaming else held
     except CorpusError as error:
         raise CorpusError(
             f"{held_out}: expected a file of held-out speakers, a share such as 0.1, or a part of the corpus ({error})"
@@ -73,7 +78,7 @@ def _without_speakers(corpus: datasets.Dataset, path: Path) -> tuple[datasets.Da
     except CorpusError:
         raise CorpusError(f"{path}: expected some of the corpus' speakers, but not all, to be held out") from None
     warn_of_missing_speakers(path, names, held)
-    return train_set, held.sort("duration")
+    return train_set, held
 
 
 def marked_for_augmentation(train_set):

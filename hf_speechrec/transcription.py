@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .alignment import Word, align, align_phones, snap_to_silence, spread
-from .audio import AudioError, audio_blocks, prepare_waveform, source_name
+from .audio import AudioError, audio_blocks, prepare_array, source_name
 from .decoding import GreedyDecoder
 from .loading import load_recognizer
 from .segmentation import Segment, cut_at_silences
@@ -151,19 +151,12 @@ def _segments(source: Source, recognizer, transcript: Transcript) -> Iterator[Se
     """The pieces of a recording; what goes wrong, and its duration, are noted in its transcript."""
     rate = recognizer.feature_extractor.sampling_rate
     try:
-        blocks = [_checked(source, rate)] if isinstance(source, np.ndarray) else audio_blocks(source, rate)
+        blocks = [prepare_array(source, rate)] if isinstance(source, np.ndarray) else audio_blocks(source, rate)
         for segment in cut_at_silences(blocks, rate, recognizer.model.config.inputs_to_logits_ratio):
             transcript.duration = (segment.start + segment.length) / rate
             yield segment
     except AudioError as error:
         transcript.error = str(error)
-
-
-def _checked(samples: np.ndarray, rate: int) -> np.ndarray:
-    """An array as files are read: float32 (samples,). Raises `AudioError`."""
-    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"audio: expected float samples of shape (samples,), got {samples.dtype} {samples.shape}")
-    return prepare_waveform(samples.astype(np.float32, copy=False), rate, rate)
 
 
 def _batches(lengths: dict[int, float], batch_size: int) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .audio import AudioError, read_audio, row_source
+from .corpus_rows import warn_of
 from .decoding import load_decoder
 from .evaluation import error_rates
 from .pronunciation import lexicon_of
@@ -50,16 +51,19 @@ def tune_decoder(
 
     Raises:
         ValueError: where no recording can be read.
+        LanguageModelError: as `load_decoder`, before the acoustic model runs.
     """
     normalizer = TextNormalizer(**(recognizer.model.config.text_normalizer or {}))
     extractor = recognizer.feature_extractor
     ratio = recognizer.model.config.inputs_to_logits_ratio
     head = "logits" if lexicon_of(recognizer.model) is None else "phone_logits"
-    references, outputs = [], []
+    load_decoder(recognizer, language_model, beam_size=1)  # what is wrong with it is said before the work
+    references, outputs, problems = [], [], []
     for row in tqdm(dataset, desc="Recognising", unit="utt", leave=False, disable=None):
         try:
             samples = read_audio(row_source(row), extractor.sampling_rate)
-        except AudioError:
+        except AudioError as error:
+            problems.append(str(error))
             continue
         references.append(normalizer(row["text"]))
         pieces: list[torch.Tensor] = []
@@ -69,6 +73,7 @@ def tune_decoder(
             pieces.append(torch.cat([pieces.pop(), log_probs]) if goes_on else log_probs)
             goes_on = segment.goes_on
         outputs.append(pieces)
+    warn_of(problems, len(dataset), "tuning")
     if not references:
         raise ValueError("not one recording could be read")
     seen: dict[tuple[float, float], Trial] = {}

@@ -70,9 +70,13 @@ def test_bad_files_are_reported_in_their_place_and_the_others_are_classified(loa
     [
         (np.zeros(0, np.float32), "audio: expected at least one sample, the audio is empty"),
         (np.full(16_000, np.nan, np.float32), "audio: expected finite samples, got NaN or infinity"),
-        (np.zeros((2, 16_000), np.float32), "audio: expected an array (samples,), got the shape (2, 16000)"),
+        (
+            np.zeros((2, 16_000), np.float32),
+            "audio: expected float samples of shape (samples,), got float32 (2, 16000)",
+        ),
+        (np.zeros(16_000, np.int16), "audio: expected float samples of shape (samples,), got int16 (16000,)"),
     ],
-    ids=["empty", "NaN", "stereo"],
+    ids=["empty", "NaN", "stereo", "integers"],
 )
 def test_a_bad_array_has_its_error_and_the_others_are_classified(loaded, clips, samples, error):
     good = read_audio(clips[0]["path"], 16_000)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import jiwer
 import numpy as np
@@ -15,7 +16,9 @@ from hf_speechrec.audio import read_audio
 from hf_speechrec.cli import app
 from hf_speechrec.cli.live_text import LiveText
 from hf_speechrec.corpora import read_corpus
+from hf_speechrec.language_model import read_words
 from hf_speechrec.listening import MicrophoneError
+from hf_speechrec.loading import CHECKPOINTS
 from hf_speechrec.streaming import Update
 
 DIGITS = "THREE THREE ONE OH ONE EIGHT EIGHT"
@@ -131,6 +134,9 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert f"{lm}: 12 sentences, 48 words, 10 different" in result.stdout
 
+    refused = command("tune-lm", "an4", tmp_path / "gone.arpa", an4, "--split", "train")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "gone.arpa: no such language model" in refused.stderr
     result = command("tune-lm", "an4", lm, an4, "--split", "train", "--beam-size", "20")
     assert result.exit_code == 0, result.stderr
     assert len(re.findall(r"^weight .* WER", result.stdout, re.M)) >= 11
@@ -155,12 +161,20 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
 
 def test_a_corpus_gives_its_transcripts_and_a_folder_carries_its_model(an4, tmp_path):
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
-    result = command("build-lm", *AN4, an4, tmp_path, "--split", "train", "--order", "2")
+    # In a model folder it is of that model's spelling, where no other one is named.
+    folder = shutil.copytree(CHECKPOINTS / "an4", tmp_path / "mine")
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"upper"', '"lower"'))
+    result = command("build-lm", an4, folder, "--split", "train", "--order", "2")
     assert result.exit_code == 0, result.stderr
     assert "10 sentences" in result.stdout
-    assert (tmp_path / "language_model.arpa.gz").stat().st_size > 100
+    assert {word.lower() for word in read_words(folder / "language_model.arpa.gz")} == set(
+        read_words(folder / "language_model.arpa.gz")
+    )
+    (tmp_path / "text.txt").write_text("the man saw Xyzzyq and Qwghlm\n")
+    result = command("build-lm", tmp_path / "text.txt", tmp_path / "y.arpa", "--order", "2")
+    assert "6 words, 4 different, 2 not in the lexicon" in result.stdout
     (tmp_path / "empty.txt").write_text("... \n - \n")
-    result = command("build-lm", *AN4, tmp_path / "empty.txt", tmp_path / "x.arpa")
+    result = command("build-lm", tmp_path / "empty.txt", tmp_path / "x.arpa")
     assert result.exit_code == 1
     assert "expected a text with words, every line is empty after normalising" in result.stderr
 

@@ -104,6 +104,11 @@ def test_librispeech_by_name_is_unpacked_by_torchaudio(tmp_path, librispeech, mo
     assert read_corpus("librispeech:dev-clean", speakers=["5652"])["text"][:] == [LIBRISPEECH_TEXTS["5652"]]
 
 
+def test_a_librispeech_subset_has_no_parts():
+    with pytest.raises(CorpusError, match=r"librispeech:dev-clean: expected no split, .* got 'test-clean'"):
+        read_corpus("librispeech:dev-clean", "test-clean")
+
+
 def test_an_unknown_librispeech_subset_is_an_error_that_names_the_known(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "DOWNLOAD_FOLDER", tmp_path / "downloads")
     with pytest.raises(CorpusError, match=r"^librispeech:nonsense: expected one of dev-clean, .*train-other-500$"):

@@ -281,6 +281,15 @@ def test_a_graph_that_does_not_do_what_it_says_is_a_clear_error(tmp_path):
         classifier(torch.ones(1, 7, 20), torch.ones(1, 3, dtype=torch.long))
 
 
+def test_an_exported_model_runs_on_the_cpu_also_where_there_is_a_gpu(exported, speech, monkeypatch):
+    monkeypatch.setattr("hf_speechrec.loading.best_device", lambda: "cuda")
+    recognizer = load_recognizer(exported)
+    assert recognizer.device == recognizer.model.device == torch.device("cpu")
+    assert recognizer(speech)["text"]
+    with pytest.raises(ModelError, match="an exported model runs on the device cpu, got cuda"):
+        load_recognizer(exported, "cuda")
+
+
 def changed_config(exported, folder, **changes) -> Path:
     """A copy of an exported model, whose config claims something else."""
     shutil.copytree(exported, folder)

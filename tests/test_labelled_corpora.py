@@ -223,6 +223,9 @@ def test_what_only_looks_like_a_speaker_is_none(tmp_path, stem):
     assert set(read_labelled_corpus(tmp_path)["speaker"]) == {None}
     for part, count in (("train", 4), ("test", 1)):
         assert Counter(read_labelled_corpus(tmp_path, part)["label"]) == {"yes": count, "no": count}
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("\n".join(clips))
+    assert set(read_labelled_corpus(tmp_path, "train")["speaker"]) == {None}
 
 
 def test_a_class_may_be_called_like_a_part(tmp_path):

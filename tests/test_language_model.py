@@ -74,13 +74,18 @@ def test_it_is_pruned_until_it_fits(tmp_path):
     assert sorted(read_words(tmp_path / "small.arpa")) == sorted(read_words(tmp_path / "full.arpa"))
     with pytest.raises(LanguageModelError, match="its words alone take"):
         build_language_model(texts, tmp_path / "none.arpa", max_megabytes=1e-6)
+    for size in (0, -1.0):
+        with pytest.raises(LanguageModelError, match=f"expected a size above 0 MB, got {size:g}"):
+            build_language_model(texts, tmp_path / "none.arpa", max_megabytes=size)
     assert not (tmp_path / "none.arpa").exists()
 
 
 def test_words_that_cannot_be_recognised_are_unknown(tmp_path):
     kenlm = pytest.importorskip("kenlm")
     stats = build_language_model(TEXTS, tmp_path / "lm.arpa", vocabulary={"GO", "LEFT", "NOW"})
-    assert (stats["sentences"], stats["words"], stats["vocabulary"]) == (15, 36, 3)
+    said = [word for text in TEXTS for word in text.split()]
+    unknown = sum(word not in ("GO", "LEFT", "NOW") for word in said)
+    assert (stats["sentences"], stats["words"], stats["unknown"], stats["vocabulary"]) == (15, 36, unknown, 3)
     assert sorted(read_words(tmp_path / "lm.arpa")) == ["GO", "LEFT", "NOW"]
     model = kenlm.Model(str(tmp_path / "lm.arpa"))
     assert model.score("GO STOP", eos=False) == model.score("GO RIGHT", eos=False) < model.score("GO LEFT", eos=False)

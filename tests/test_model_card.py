@@ -202,7 +202,7 @@ def test_an_evaluation_updates_the_card_of_a_classifier(classifier, speech_comma
     card = ModelCard.load(folder / "README.md")
     assert "| accuracy, Clips train | 100.00% (95 % interval 100.00% to 100.00%) |" in card.text
     assert "Its labels: `_silence_`, `no`, `yes`." in card.text
-    assert 'load_classifier("mine")' in card.text  # `pipeline` would not find a folder of another machine
+    assert 'load_classifier("PATH/mine")' in card.text  # `pipeline` would not find a folder of another machine
     assert "![What is taken for what](confusion_matrix.png)" in card.text
     assert (folder / "confusion_matrix.png").exists()
     assert card.data.pipeline_tag == "audio-classification"
@@ -210,6 +210,30 @@ def test_an_evaluation_updates_the_card_of_a_classifier(classifier, speech_comma
     assert results == {"accuracy": 100.0, "f1": 100.0}
     report = json.loads((folder / FACTS).read_text())["evaluations"]["Clips train"]
     assert report["utterances"] == 9
+    drawn = (folder / "confusion_matrix.png").read_bytes()
+    result = CliRunner().invoke(app, ["evaluate", str(folder), str(speech_commands), *options, "--noise-snr-db", "0"])
+    assert result.exit_code == 0, result.output
+    assert "Clips train, noise at 0 dB" in (folder / "README.md").read_text()
+    assert (folder / "confusion_matrix.png").read_bytes() == drawn
+
+
+def test_what_a_card_asks_for_is_what_the_model_takes(classifier, tmp_path, monkeypatch):
+    folder = shutil.copytree(classifier, tmp_path / "mine")
+    config = json.loads((folder / "preprocessor_config.json").read_text()) | {"sampling_rate": 8000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    assert "array at 8000 Hz" in render_model_card(folder, "user/mine").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert "recording.flac --model mine\n" in render_model_card("mine").read_text()
+    bundled = shutil.copytree(CHECKPOINTS / "an4", tmp_path / "bundled" / "an4")
+    monkeypatch.setattr("hf_speechrec.model_card.CHECKPOINTS", tmp_path / "bundled")
+    assert 'load_recognizer("an4")' in render_model_card(bundled).read_text()
+
+
+def test_what_a_language_model_made_of_it_is_named_so():
+    results = ModelCard.load(CHECKPOINTS / "librispeech-mini" / "README.md").data.eval_results
+    rates = {result.metric_name: result.metric_value for result in results}
+    assert sorted(rates) == ["CER", "CER with a language model", "WER", "WER with a language model"]
+    assert rates["WER with a language model"] < rates["WER"] / 2
 
 
 def test_nothing_ends_a_cell_of_the_table(folder):

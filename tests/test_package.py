@@ -39,7 +39,7 @@ def test_the_wheel_is_whole_and_works_elsewhere(wheel, repository, tmp_path):
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "runs"))]
     clip = repository / "demo" / "examples" / "an4-seven-digits.flac"
     code = "import hf_speechrec.model_card as m, sys; print(m.__file__, m.TEMPLATE); "
-    code += "from hf_speechrec.cli import app; app(['transcribe', sys.argv[1]])"
+    code += "from hf_speechrec.cli import app; app(['transcribe', sys.argv[1], '--model', 'an4'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     result = subprocess.run(
         [sys.executable, "-c", code, clip], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

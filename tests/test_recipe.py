@@ -78,12 +78,23 @@ def test_a_missing_or_binary_recipe_is_one_clear_line(tmp_path):
         ("normalizer", {"casing": "upper"}, "casing"),
         ("normalizer", {"case": "middle"}, "expected case to be one of .* got 'middle'"),
         ("vocabulary", "words", "expected a vocabulary 'char' or 'bpe:SIZE', got 'words'"),
+        ("augmentation", {"speeds": 1.0}, "expected speeds to be numbers, got 1.0"),
+        ("augmentation", {"gain_db": "loud"}, "expected gain_db to be a number, got 'loud'"),
+        ("augmentation", {"noise_snr_db": [3]}, "expected noise_snr_db to be the lowest and the highest"),
+        ("exclude_speakers", "fash", r"expected exclude_speakers to be a list \(\[ann, bob\]\), got 'fash'"),
+        ("curriculum_epochs", None, "expected curriculum_epochs to be a whole number, got None"),
+        ("early_stopping_patience", 1.5, "expected early_stopping_patience to be a whole number, got 1.5"),
     ],
 )
 def test_a_mistake_in_a_section_is_a_value_error_that_names_it(an4, tmp_path, section, values, message):
     with pytest.raises(ValueError, match=message):
         train(tiny_recipe(an4, tmp_path / "model", **{section: values}), device="cpu")
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_value_has_no_section(recipe_file):
+    with pytest.raises(ValueError, match=r"expected corpus to be a section for --corpus.x, it is a value"):
+        Recipe.from_yaml(recipe_file("corpus: a\n"), {"corpus.x": 1})
 
 
 def test_what_grows_when_it_is_written_out_is_shortened(recipe_file):

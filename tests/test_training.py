@@ -1,6 +1,7 @@
 """Training by a recipe: what it leaves out, what it saves, what it starts from, and that it learns."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -297,6 +298,31 @@ def test_a_lexicon_gives_a_second_head_and_goes_with_the_model(an4, spelled, tmp
     assert not (without / "lexicon.txt.gz").exists()
 
 
+def test_a_lexicon_is_spelled_as_the_transcripts_and_what_it_lacks_is_named(an4, spelled, tmp_path, caplog):
+    lines = [line for line in spelled.read_text().splitlines() if not line.startswith("TWO ")]
+    other = tmp_path / "lower"
+    other.write_text("\n".join(f"{word.lower()} {phones}" for word, phones in (x.split(" ", 1) for x in lines)))
+    folder = train(tiny_recipe(an4, tmp_path / "run", lexicon=str(other)), device="cpu")
+    assert set(read_lexicon(folder / "lexicon.txt.gz")) == set(read_lexicon(spelled)) - {"TWO"}
+    assert re.search(r"lower: \d+\.\d % of the words said are not in it \(TWO, …\)", caplog.text)
+    other.write_text("xerxes Z ER")
+    with pytest.raises(CorpusError, match="expected a lexicon of the transcripts' words, it has none of them"):
+        train(tiny_recipe(an4, tmp_path / "none", lexicon=str(other)), device="cpu")
+
+
+def test_a_new_run_does_not_keep_the_language_model_of_the_one_before(an4, tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    files = [tmp_path / "run" / f"language_model.{suffix}" for suffix in ("arpa.gz", "json")]
+    for file in files:
+        file.write_text("{}")
+    train(tiny_recipe(an4, tmp_path / "run", save_strategy="steps", save_steps=2), device="cpu")
+    assert not any(file.exists() for file in files)
+    assert "language_model.arpa.gz: removed, it was made for the model that is replaced" in caplog.text
+    files[0].write_text("")
+    train(tiny_recipe(an4, tmp_path / "run", max_steps=5), ["--resume_from_checkpoint", "true"], device="cpu")
+    assert files[0].exists()
+
+
 class OfPhones:
     """A decoder that counts the classes that it is given."""
 
@@ -352,7 +378,13 @@ def test_fine_tuning_with_the_vocabulary_kept_leaves_out_foreign_characters(chec
     assert vocabulary(folder) == vocabulary(checkpoint)
     assert "left out 1 of 3 rows" in caplog.text
     assert "characters outside the vocabulary: É" in caplog.text
+    assert "stand, the recipe's do not apply" not in caplog.text
     assert not weights(folder)["classifier.3.bias"].equal(weights(checkpoint)["classifier.3.bias"])
+
+
+def test_a_normaliser_that_does_not_apply_is_named(checkpoint, manifest, tmp_path, caplog):
+    fine_tuned(checkpoint, manifest("REPEAT", "TWO"), tmp_path, normalizer={"case": "lower"})
+    assert f"{checkpoint}: its own case stand, the recipe's do not apply" in caplog.messages
 
 
 def test_fine_tuning_with_an_extended_vocabulary_keeps_every_old_class(checkpoint, manifest, tmp_path, caplog):

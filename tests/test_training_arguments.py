@@ -97,6 +97,12 @@ def test_what_is_not_said_makes_the_best_weights_be_kept(tmp_path, said, is_stre
             assert steps is None or getattr(args, name) == steps
 
 
+def test_patience_without_a_part_to_choose_by_is_named(tmp_path, caplog):
+    recipe_arguments(Recipe("x", early_stopping_patience=3, training={"output_dir": str(tmp_path)}), device="cpu")
+    (message,) = caplog.messages
+    assert message == "early_stopping_patience does nothing: no part is held out to choose by (--held-out 0.1)"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -34,6 +34,16 @@ def test_a_held_out_speaker_may_have_blanks_and_one_who_says_nothing_is_named(an
     assert caplog.messages == [f"{tmp_path}/speakers.txt: the corpus has no utterance of nobody at all"]
 
 
+def test_excluded_speakers_are_left_out_by_name_or_number_and_who_says_nothing_is_named(an4_files, tmp_path, caplog):
+    rows = [{"path": str(path), "text": "A", "speaker": str(i)} for i, path in enumerate(an4_files[:4])]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.yaml").write_text("corpus: manifest.jsonl\nexclude_speakers: [1, 3, 77]\n")
+    recipe = Recipe.from_yaml(tmp_path / "recipe.yaml", {"corpus": str(tmp_path / "manifest.jsonl")})
+    train_set, _ = read_sets(recipe, seed=0)
+    assert train_set["speaker"][:] == ["0", "2"]
+    assert caplog.messages == ["exclude_speakers: the corpus has no utterance of 77"]
+
+
 def test_held_out_speakers_can_be_listed_in_a_file(an4, tmp_path):
     (tmp_path / "speakers.txt").write_text("mcel\nmrab\n")
     recipe = tiny_recipe(an4, tmp_path / "model", held_out="speakers.txt", folder=tmp_path)

@@ -103,8 +103,9 @@ def evaluate(
                 report["speakers"] = len(set(dataset["speaker"]))
                 name += f", {report['speakers']} speakers"
             if lm is not None:
+                report["language_model"] = True
                 name += ", language model"
-            if "confusion_matrix" in report and not (gain_db or noise_snr_db or names):
+            if "confusion_matrix" in report and not gain_db and noise_snr_db is None and names is None:
                 plot_confusion_matrix(report["confusion_matrix"], report["labels"], Path(model, "confusion_matrix.png"))
             update_facts(model, evaluations={name: report})
             render_model_card(model)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import BeamSizeOption, DeviceOption, ModelOption, app, clear_errors, quiet_libraries
+from .common import BeamSizeOption, DeviceOption, app, clear_errors, quiet_libraries
 
 CORPUS_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -17,7 +17,13 @@ def build_lm(
         str, typer.Argument(help="A text file, one sentence a line (also .gz, .xz), or a corpus with its transcripts.")
     ],
     out: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, or a model folder, which carries it then.")],
-    model: ModelOption = "librispeech-mini",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The recogniser that it is for: the text gets its spelling and, where it has a lexicon, keeps to its "
+            "words. By default OUT where that is a model folder, else librispeech-mini."
+        ),
+    ] = None,
     order: Annotated[int, typer.Option(min=2, max=5, help="Words of the longest n-gram.")] = 3,
     max_mb: Annotated[float | None, typer.Option(help="Prune it until the file has no more megabytes.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of a corpus.")] = None,
@@ -31,24 +37,26 @@ def build_lm(
     The best text is what your users say. Measure with held-out transcripts, and never with those of the test part.
 
     - `hf-speechrec build-lm sentences.txt names.arpa.gz --model runs/mine`
-    - `hf-speechrec build-lm books.txt.xz runs/mine --model runs/mine --max-mb 10`
+    - `hf-speechrec build-lm books.txt.xz runs/mine --max-mb 10`
     - `hf-speechrec build-lm data/an4 an4.arpa.gz --model an4 --split train --exclude-speakers held-out.txt`
     """
     from ..language_model import LANGUAGE_MODEL, build_language_model
-    from ..loading import load_model
+    from ..loading import DEFAULT_RECOGNIZER, load_model
     from ..pronunciation import lexicon_of
     from ..text import TextNormalizer
 
     with clear_errors(), quiet_libraries():
         path = out / LANGUAGE_MODEL if out.is_dir() else out
         _check_writable(path)
-        network, _ = load_model(model)
+        own = str(out) if (out / "config.json").is_file() else DEFAULT_RECOGNIZER
+        network, _ = load_model(model or own)
         normalizer = TextNormalizer(**(network.config.text_normalizer or {}))
         texts = (normalizer(line) for line in _texts(text, split, exclude_speakers))
         stats = build_language_model(texts, path, order=order, max_megabytes=max_mb, vocabulary=lexicon_of(network))
     typer.echo(
         f"{path}: {stats['sentences']} sentences, {stats['words']} words, {stats['vocabulary']} different, "
-        f"{stats['bytes'] / 1e6:.2f} MB"
+        + (f"{stats['unknown']} not in the lexicon, " if stats["unknown"] else "")
+        + f"{stats['bytes'] / 1e6:.2f} MB"
     )
 
 
