@@ -87,7 +87,8 @@ def check_samples(samples: np.ndarray, name: str = "audio") -> None:
 
 def audio_blocks(source: str | PathLike | bytes | dict, sampling_rate: int) -> Iterator[np.ndarray]:
     """
-    What `read_audio` gives, in pieces (samples,) of half a minute, so that hours need no more memory than minutes.
+    What `read_audio` gives, in pieces (samples,) of half a minute, so that hours need no more memory than minutes;
+    except of what only torchcodec reads (m4a, webm, video), which is decoded whole.
 
     Raises `AudioError` as `read_audio` does, where it meets what is wrong.
     """
@@ -143,20 +144,21 @@ class _Recording(soundfile.SoundFile):
 
 
 def audio_duration(source: str | PathLike) -> float:
-    """Seconds of a recording, from its header alone. Raises `AudioError` as `read_audio` does."""
+    """Seconds of a recording, from its header where that says it. Raises `AudioError` as `read_audio` does."""
     name, file = _open(source)
     try:
         info = soundfile.info(file)
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:  # TypeError: .raw, without a rate
         samples, rate = _read_with_torchcodec(source, name, error)
-        return len(samples) / rate
-    _check_rate(info.samplerate, name)
-    frames = info.frames
+        frames = len(samples)
+    else:
+        rate, frames = info.samplerate, info.frames
+    _check_rate(rate, name)
     if frames == UNKNOWN_FRAMES:
         frames = sum(len(samples) for samples, _ in decoded_blocks(source))
     if frames <= 0:
         raise AudioError(f"{name}: expected at least one sample, the audio is empty")
-    return frames / info.samplerate
+    return frames / rate
 
 
 def _check_rate(rate: int, name: str) -> None:
