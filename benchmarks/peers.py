@@ -39,7 +39,7 @@ def peers_python() -> str:
     python, installed = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "installed"
     wanted = "\n".join(PEERS)
     if not installed.exists() or installed.read_text() != wanted:
-        venv.create(ENVIRONMENT, with_pip=True)
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
         installed.write_text(wanted)
     return str(python)

@@ -45,17 +45,19 @@ def hub_dataset(source: str, split: str | None, target: str, streaming: bool = F
     name_of = _names(dataset.features[value])
 
     def standard(row: dict) -> dict:
-        content, problem, seconds = name_of(row[value]), None, None
-        recording = _fetched(row[audio])
+        content = problem = seconds = recording = name = None
         try:
+            recording, content = _fetched(row[audio]), name_of(row[value])
+            name = row[speaker] if speaker else None
             seconds = audio_duration(recording)  # type: ignore[arg-type]  # none at all is an AudioError
         except AudioError as error:
             problem = str(error)
-        if content is None:
+        except UnicodeDecodeError:  # Arrow decodes a cell where it is read
+            problem = "expected texts in UTF-8"
+        if problem is None and content is None:
             problem = f"no {target}"
         elif seconds is not None and seconds > max_seconds:
             problem = f"expected at most {max_seconds:g} s, got {seconds:.1f} s"
-        name = row[speaker] if speaker else None
         return {
             "audio": recording,
             target: content,

@@ -131,6 +131,8 @@ def _check_tokens(config: ResNetBiGruConfig, tokenizer: Any) -> None:
     for i in (*tokenizer.get_vocab().values(), tokenizer.word_delimiter_token_id):
         if not (isinstance(i, int) and 0 <= i < config.vocab_size):
             raise ValueError(f"expected tokens numbered 0 to {config.vocab_size - 1}, got {i!r}")
+    if not isinstance(tokenizer.model_max_length, int | float):  # which only encoding would find out
+        raise ValueError(f"expected model_max_length to be a number, got {tokenizer.model_max_length!r}")
     if tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(f"expected the blank {config.pad_token_id}, got the tokenizer's {tokenizer.pad_token_id}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 from conftest import RATE
@@ -444,6 +445,16 @@ def test_bad_rows_of_a_hub_data_set_are_counted_and_named(hub, caplog, reading):
     assert "row 1: no text" in caplog.text
     assert "row 2: 2.wav: not audio that can be read" in caplog.text
     assert "row 3: audio: expected a recording, got none" in caplog.text
+
+
+def test_a_text_that_is_not_utf8_is_a_bad_row(hub, caplog):
+    name = hub("user/speech", train=hub_rows("ONE", "TWO"))
+    file = Path("user/speech/train.parquet")
+    table = pyarrow.parquet.read_table(file)
+    broken = pyarrow.array([b"ONE", "ÉTÉ".encode("latin-1")]).view(pyarrow.string())
+    pyarrow.parquet.write_table(table.set_column(table.column_names.index("sentence"), "sentence", broken), file)
+    assert read_corpus(name)["text"][:] == ["ONE"]
+    assert "row 1: expected texts in UTF-8" in caplog.text
 
 
 def test_a_hub_data_set_without_a_usable_row_is_an_error(hub):

@@ -680,6 +680,13 @@ def test_a_config_that_does_not_fit_its_folder_is_one_line_and_takes_no_memory(r
     assert "\n" not in str(error.value)
 
 
+def test_a_tokenizer_that_could_not_encode_is_refused(reconfigured):
+    path = reconfigured("an4") / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "long"}))
+    with pytest.raises(ModelError, match="expected model_max_length to be a number, got 'long'"):
+        load_model(path.parent)
+
+
 def test_a_checkpoint_older_than_a_key_has_its_default(reconfigured, speech):
     keys = ("chunk_frames", "lookahead_frames", "chunked_training_probability", "share_block_layers", "hidden_dropout")
     folder = reconfigured("an4", **dict.fromkeys(keys))
