@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import re
 import time
 from collections import Counter
 from urllib.parse import urlsplit
@@ -35,7 +36,11 @@ def main() -> None:
     said, expected = recordings(arguments.corpus, arguments.split)
     with page_server() as server:
         asyncio.run(measure(server, said, expected, arguments))
-        print(f"{server.log.read_text().count('Traceback')} tracebacks in the server's log")
+        # The first line behind a traceback that is not indented says what it ended with.
+        ends = Counter(re.findall(r"Traceback .*\n(?:\s.*\n)*(.*)", server.log.read_text()))
+        print(f"{ends.total()} tracebacks in the server's log")
+        for end, number in ends.most_common():
+            print(f"{number} x {end}")
 
 
 async def measure(server: PageServer, said: list[list[bytes]], expected: list[str], arguments) -> None:
