@@ -239,10 +239,10 @@ def _read_with_torchcodec(source, name: str, cause: Exception) -> tuple[np.ndarr
 
 def _reason(error: Exception) -> str:
     """The first line of an error, without the path that soundfile repeats."""
-    return first_line(getattr(error, "error_string", error)).rstrip(".")
+    return (getattr(error, "error_string", "") or first_line(error)).strip().rstrip(".")
 
 
-def first_line(error: BaseException | str) -> str:
+def first_line(error: BaseException) -> str:
     """What a person reads of an error."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -1,6 +1,6 @@
 """Exported models in onnxruntime, with the face of transformers models."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -186,24 +186,23 @@ class _Graph:
         onnxruntime.disable_telemetry_events()  # what its users do is nobody else's business
         with self._errors_named():
             self._session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self._check({node.name: node.shape for node in nodes}, shapes)
+        stored = {node.name: node.shape for node in [*self._session.get_inputs(), *self._session.get_outputs()]}
+        for name in shapes:
+            self._check(name, stored.get(name, ()))
 
     def run(self, outputs: Sequence[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs of those names. Raises `ValueError` where it cannot be run, or gives what it does not say."""
         with self._errors_named():
             arrays = self._session.run(outputs, inputs)
-        self._check({name: array.shape for name, array in zip(outputs, arrays, strict=True)}, set(outputs))
+        for name, array in zip(outputs, arrays, strict=True):
+            self._check(name, array.shape)
         return arrays
 
-    def _check(self, shapes: Mapping[str, Sequence[int | str | None]], names: Iterable[str]) -> None:
-        for name in names:
-            expected, got = self._shapes.get(name), shapes.get(name, ())
-            if expected is not None and not _fits(got, expected):
-                came = _written(got) if got else "none"
-                raise ValueError(
-                    f"{self._path}: expected {name} {_written(expected)}, as the config has it, got {came}"
-                )
+    def _check(self, name: str, got: Sequence[int | str | None]) -> None:
+        wanted = self._shapes[name]
+        if len(got) != len(wanted) or any(size not in (None, own) for size, own in zip(wanted, got, strict=True)):
+            came = _written(got) if got else "none"
+            raise ValueError(f"{self._path}: expected {name} {_written(wanted)}, as the config has it, got {came}")
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -212,10 +211,6 @@ class _Graph:
         except Exception as error:  # onnxruntime's own share no other base
             reason = " ".join(str(error).split())
             raise ValueError(f"{self._path}: expected an exported model ({reason})") from None
-
-
-def _fits(shape: Sequence[int | str | None], expected: Shape) -> bool:
-    return len(shape) == len(expected) and all(own in (None, size) for size, own in zip(shape, expected, strict=True))
 
 
 def _written(shape: Sequence[int | str | None]) -> str:

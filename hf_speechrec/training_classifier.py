@@ -12,7 +12,7 @@ from transformers import Trainer
 from .augmentation import Augmentation
 from .collator import AudioClassificationCollator
 from .configuration_bilstm import BiLstmConfig
-from .corpus_rows import warn_of
+from .corpus_rows import warn_of, without_recordings
 from .evaluation_classifier import choose_threshold, classification_rates, label_names, plot_confusion_matrix, softmax
 from .hub_corpora import streamed_values
 from .modeling_bilstm import BiLstmForAudioClassification
@@ -47,7 +47,7 @@ def with_known_labels(dataset, labels, name: str):
     known = set(labels)
     problems = [
         f"{row.get('path') or 'a row'}: the label {row['label']!r} is none of the model's {len(known)}"
-        for row in dataset.select_columns([name for name in ("path", "label") if name in dataset.column_names])
+        for row in without_recordings(dataset)
         if row["label"] not in known
     ]
     warn_of(problems, len(dataset), name)

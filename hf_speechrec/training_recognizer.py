@@ -16,7 +16,7 @@ from transformers import Wav2Vec2Processor
 from .augmentation import Augmentation
 from .collator import CTCCollator
 from .configuration_resnet_bigru import ResNetBiGruConfig
-from .corpus_rows import CorpusError, warn_of
+from .corpus_rows import CorpusError, warn_of, without_recordings
 from .evaluation import frame_predictions, trainer_metrics
 from .hub_corpora import NAMED_PROBLEMS, streamed_values
 from .modeling_resnet_bigru import ResNetBiGruForCTC
@@ -191,8 +191,7 @@ def usable_for_ctc(dataset, config: ResNetBiGruConfig, processor: Wav2Vec2Proces
 
     if is_stream:  # read as it comes: nobody knows how many there will be
         return dataset.filter(is_usable)
-    rows = dataset.select_columns([name for name in ("path", "text", "duration") if name in dataset.column_names])
-    usable = dataset.select([i for i, row in enumerate(rows) if is_usable(row)])
+    usable = dataset.select([i for i, row in enumerate(without_recordings(dataset)) if is_usable(row)])
     warn_of(problems, len(dataset), "training")
     if len(usable) == 0:
         raise CorpusError(f"not one utterance that CTC can learn ({problems[0]})")

@@ -6,19 +6,24 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from click.testing import Result
 from hub_server import Hub, running_hub
 from hypothesis import settings
 from small_runs import tiny_recipe
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+from typer.testing import CliRunner
 
 from hf_speechrec import LogMelFeatureExtractor
 from hf_speechrec.audio import read_audio
+from hf_speechrec.cli import app
 from hf_speechrec.text import build_tokenizer
 from hf_speechrec.training import train
 
@@ -139,3 +144,16 @@ def write_sphere() -> Callable[..., None]:
         path.write_bytes(header + pcm.tobytes())
 
     return write
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Runs the command in this process, which saves the seconds of its imports."""
+    verbosity = transformers.utils.logging.get_verbosity()
+
+    def run(*arguments) -> Result:
+        monkeypatch.setattr(sys, "argv", ["hf-speechrec", *map(str, arguments)])
+        return CliRunner().invoke(app, sys.argv[1:], prog_name="hf-speechrec")
+
+    yield run
+    transformers.utils.logging.set_verbosity(verbosity)

@@ -7,11 +7,9 @@ import sys
 
 import pytest
 import soundfile
-import transformers
-from click.testing import Result
 from typer.main import get_command
-from typer.testing import CliRunner
 
+from hf_speechrec import decoding, loading, tuning
 from hf_speechrec.cli import app
 from hf_speechrec.cli.train import _with_resume_value
 from hf_speechrec.recipe import split_recipe_options
@@ -23,19 +21,6 @@ def process(*arguments, **options) -> subprocess.CompletedProcess:
     """Run the command in a process of its own, as a user does."""
     options = {"capture_output": True, "text": True, "timeout": 240} | options
     return subprocess.run([sys.executable, "-m", "hf_speechrec", *map(str, arguments)], check=False, **options)
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Runs the command in this process, which saves the seconds of its imports."""
-    verbosity = transformers.utils.logging.get_verbosity()
-
-    def run(*arguments) -> Result:
-        monkeypatch.setattr(sys, "argv", ["hf-speechrec", *map(str, arguments)])
-        return CliRunner().invoke(app, sys.argv[1:], prog_name="hf-speechrec")
-
-    yield run
-    transformers.utils.logging.set_verbosity(verbosity)
 
 
 @pytest.fixture
@@ -207,6 +192,25 @@ def test_help_has_examples_for_every_command(command, name):
     result = command(name, "--help")
     assert result.exit_code == 0
     assert f"hf-speechrec {name} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "expected"),
+    [
+        ("model", ("transcribe", "listen"), loading.DEFAULT_RECOGNIZER),
+        ("model", ("demo", "push-space"), loading.DEMO_RECOGNIZER),
+        ("model", ("classify",), loading.DEFAULT_CLASSIFIER),
+        ("classifier", ("demo", "push-space"), loading.DEFAULT_CLASSIFIER),
+        ("beam_size", ("transcribe", "evaluate"), decoding.BEAM_SIZE),
+        ("beam_size", ("tune-lm",), tuning.TUNING_BEAM_SIZE),
+        ("hotword_bonus", ("transcribe", "evaluate"), decoding.HOTWORD_BONUS),
+    ],
+)
+def test_the_commands_defaults_are_the_packages(option, names, expected):
+    """They are written out in the command, whose help is there before torch is imported."""
+    for name in names:
+        (parameter,) = (p for p in get_command(app).commands[name].params if p.name == option)
+        assert parameter.default == expected
 
 
 def test_eight_channels_at_96_khz_are_transcribed(command, digits, tmp_path):

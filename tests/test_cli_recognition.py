@@ -9,11 +9,9 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
 from hf_speechrec.alignment import Word
 from hf_speechrec.audio import read_audio
-from hf_speechrec.cli import app
 from hf_speechrec.cli.live_text import LiveText
 from hf_speechrec.corpora import read_corpus
 from hf_speechrec.language_model import read_words
@@ -30,11 +28,7 @@ def digits(repository):
     return repository / "demo" / "examples" / "an4-seven-digits.flac"
 
 
-def command(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_subtitles_are_printed(digits):
+def test_subtitles_are_printed(command, digits):
     result = command("transcribe", *AN4, digits, "--format", "srt")
     assert result.exit_code == 0, result.stderr
     number, times, text = result.stdout.strip().splitlines()
@@ -42,7 +36,7 @@ def test_subtitles_are_printed(digits):
     assert re.fullmatch(r"00:00:0\d,\d{3} --> 00:00:0\d,\d{3}", times)
 
 
-def test_several_recordings_go_into_a_folder(digits, tmp_path):
+def test_several_recordings_go_into_a_folder(command, digits, tmp_path):
     refused = command("transcribe", *AN4, digits, digits, "--format", "vtt")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "expected --output-dir: 2 recordings do not fit one vtt file" in refused.stderr
@@ -60,7 +54,7 @@ def test_several_recordings_go_into_a_folder(digits, tmp_path):
         assert content.endswith(f"{DIGITS}\n")
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_the_work(digits, tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(command, digits, tmp_path):
     (tmp_path / "file").write_text("")
     result = command("transcribe", *AN4, digits, "--output-dir", tmp_path / "file" / "x")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -68,7 +62,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(digits, tmp_pat
     assert str(tmp_path / "file") in result.stderr
 
 
-def test_json_has_words_characters_and_confidence(digits):
+def test_json_has_words_characters_and_confidence(command, digits):
     answer = json.loads(command("transcribe", *AN4, digits, "--format", "json").stdout)
     assert [word["word"] for word in answer["words"]] == DIGITS.split()
     for word in answer["words"]:
@@ -76,7 +70,7 @@ def test_json_has_words_characters_and_confidence(digits):
         assert 0 < word["confidence"] <= 1
 
 
-def test_a_known_text_is_aligned_from_words_or_from_a_file(digits, tmp_path):
+def test_a_known_text_is_aligned_from_words_or_from_a_file(command, digits, tmp_path):
     (tmp_path / "script.txt").write_text("Three three one\noh one eight eight.\n")
     for text in ("Three three one oh one eight eight.", tmp_path / "script.txt"):
         answer = json.loads(command("transcribe", *AN4, digits, "--text", text, "--format", "json").stdout)
@@ -95,7 +89,7 @@ def test_a_known_text_is_aligned_from_words_or_from_a_file(digits, tmp_path):
         (["--text", "one", "--hotwords", "ONE"], "expected --text without --lm and --hotwords"),
     ],
 )
-def test_what_does_not_go_with_a_known_text_is_said(digits, arguments, message):
+def test_what_does_not_go_with_a_known_text_is_said(command, digits, arguments, message):
     result = command("transcribe", *AN4, digits, *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
@@ -111,7 +105,9 @@ def test_what_does_not_go_with_a_known_text_is_said(digits, arguments, message):
         ("8 kHz", 0, f"{DIGITS}\n", ""),
     ],
 )
-def test_unusual_recordings_have_their_words_or_a_line_that_says_why_not(digits, tmp_path, name, code, text, message):
+def test_unusual_recordings_have_their_words_or_a_line_that_says_why_not(
+    command, digits, tmp_path, name, code, text, message
+):
     samples, rate = {
         "nan": (np.full(16_000, np.nan, np.float32), 16_000),
         "silence": (np.zeros(16_000, np.float32), 16_000),
@@ -124,7 +120,7 @@ def test_unusual_recordings_have_their_words_or_a_line_that_says_why_not(digits,
     assert (result.exit_code, result.stdout, result.stderr) == (code, text, message.format(path=path))
 
 
-def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
+def test_a_language_model_is_built_tuned_and_used(command, digits, an4, tmp_path):
     pytest.importorskip("flashlight", reason="the extra lm is not installed")
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
     sentences = tmp_path / "text.txt"
@@ -159,7 +155,7 @@ def test_a_language_model_is_built_tuned_and_used(digits, an4, tmp_path):
     assert json.loads(report.read_text())["words"] == 47
 
 
-def test_a_corpus_gives_its_transcripts_and_a_folder_carries_its_model(an4, tmp_path):
+def test_a_corpus_gives_its_transcripts_and_a_folder_carries_its_model(command, an4, tmp_path):
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
     # In a model folder it is of that model's spelling, where no other one is named.
     folder = shutil.copytree(CHECKPOINTS / "an4", tmp_path / "mine")
@@ -179,7 +175,7 @@ def test_a_corpus_gives_its_transcripts_and_a_folder_carries_its_model(an4, tmp_
     assert "expected a text with words, every line is empty after normalising" in result.stderr
 
 
-def test_parts_of_a_plain_text_are_refused(tmp_path):
+def test_parts_of_a_plain_text_are_refused(command, tmp_path):
     (tmp_path / "text.txt").write_text("one two three\n")
     (tmp_path / "speakers.txt").write_text("fejs\n")
     for option in (["--split", "train"], ["--exclude-speakers", tmp_path / "speakers.txt"]):
@@ -189,7 +185,7 @@ def test_parts_of_a_plain_text_are_refused(tmp_path):
     assert not (tmp_path / "x.arpa").exists()
 
 
-def test_speakers_are_lines_of_their_file(an4, tmp_path):
+def test_speakers_are_lines_of_their_file(command, an4, tmp_path):
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
     paths = read_corpus(an4, "train")["path"]
     said = [("Ann Lee", "one two"), ("Ann", "two three"), ("Lee", "three four five")]
@@ -202,7 +198,7 @@ def test_speakers_are_lines_of_their_file(an4, tmp_path):
     assert "2 sentences, 5 words" in result.stdout
 
 
-def test_what_cannot_be_written_is_said_before_the_work(an4, tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_said_before_the_work(command, an4, tmp_path, monkeypatch):
     for loader in ("load_model", "load_recognizer"):
         monkeypatch.setattr(f"hf_speechrec.loading.{loader}", None)
     (tmp_path / "file").write_text("one two three\n")
@@ -217,7 +213,7 @@ def test_what_cannot_be_written_is_said_before_the_work(an4, tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lm.arpa", "lm.json"]
 
 
-def test_a_hotword_brings_its_phones(librispeech, tmp_path):
+def test_a_hotword_brings_its_phones(command, librispeech, tmp_path):
     pytest.importorskip("flashlight", reason="the extra lm is not installed")
     pytest.importorskip("kaldingram", reason="the extra lm is not installed")
     sentences = ["to have a voice in their own government", "a voice of their own", "to have a government", "a voice"]
@@ -235,7 +231,7 @@ def test_a_hotword_brings_its_phones(librispeech, tmp_path):
     assert "got 'U'" in result.stderr
 
 
-def test_read_english_is_the_default_and_its_language_model_is_named(librispeech):
+def test_read_english_is_the_default_and_its_language_model_is_named(command, librispeech):
     (row,) = (row for row in read_corpus(librispeech) if "4088" in row["path"])
     result = command("transcribe", row["path"])
     assert result.exit_code == 0
@@ -243,7 +239,7 @@ def test_read_english_is_the_default_and_its_language_model_is_named(librispeech
     assert result.stderr == "notice: librispeech-mini carries a language model: --lm model makes fewer errors\n"
 
 
-def test_options_of_a_language_model_need_one(digits, tmp_path):
+def test_options_of_a_language_model_need_one(command, digits, tmp_path):
     result = command("transcribe", *AN4, digits, "--hotwords", "XERXES")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "hotwords and weights need a language model: expected --lm" in result.stderr
@@ -253,7 +249,7 @@ def test_options_of_a_language_model_need_one(digits, tmp_path):
     assert "gone.arpa: no such language model" in result.stderr
 
 
-def test_listen_writes_a_played_file_line_by_line(digits, tmp_path):
+def test_listen_writes_a_played_file_line_by_line(command, digits, tmp_path):
     clip = read_audio(digits, 16_000)
     silence = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 1e-4
     soundfile.write(tmp_path / "x.wav", np.concatenate([clip, silence, clip]), 16_000)
@@ -262,7 +258,7 @@ def test_listen_writes_a_played_file_line_by_line(digits, tmp_path):
     assert [line.split() for line in result.stdout.splitlines()] == [DIGITS.split()] * 2
 
 
-def test_listen_goes_on_past_a_bad_block_and_keeps_what_it_has_heard(digits, monkeypatch):
+def test_listen_goes_on_past_a_bad_block_and_keeps_what_it_has_heard(command, digits, monkeypatch):
     def torn(_):
         for i, piece in enumerate(np.array_split(read_audio(digits, 16_000), 60)):
             yield piece, 16_000
@@ -353,7 +349,7 @@ def test_a_warning_stands_beside_the_words(terminal, capsys):
     assert capsys.readouterr().err == "warning: a block is left out\n"
 
 
-def test_listen_says_what_is_missing(tmp_path, monkeypatch, digits):
+def test_listen_says_what_is_missing(command, tmp_path, monkeypatch, digits):
     result = command("listen", *AN4, "--file", tmp_path / "gone.wav")
     assert result.exit_code == 1
     assert "gone.wav: no such file" in result.stderr
