@@ -65,7 +65,8 @@ def update_facts(folder: str | PathLike, *, anew: bool = False, **sections: dict
     Args:
         anew: forget what was known: of weights that are about to be replaced.
         card: the words of a recipe's `card` section (`WORDS`).
-        training: what the run was: `command`, `date`, `hardware`, `settings` and `results`.
+        training: what the run was: `command`, `started_from` (a bundled name, a Hub id or `PATH/folder`), `date`,
+            `hardware`, `settings` and `results`.
         evaluations: reports of `evaluate_recognizer` or `evaluate_classifier` by a name for the part and the
             conditions ("AN4 test, noise at 10 dB").
     """
@@ -147,12 +148,14 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     title = words.get("title") or f"{family}: {model_id.rpartition('/')[2]}"
     rows = [_cells(row) for name, report in reports.items() for row in _rows_or_error(folder, name, report)]
     results = [result for report in reports.values() for result in _eval_results(task, report, words.get("dataset"))]
+    start = training.get("started_from") or ""
     data = ModelCardData(
         language=words.get("language"),
         license=words.get("license"),
         library_name="transformers",
         pipeline_tag=task,
         tags=["hf_speechrec", *([] if is_for_labels else ["ctc"]), config.model_type],
+        base_model=start if "/" in start and not start.startswith("PATH/") else None,
         datasets=words.get("datasets"),
         metrics=["accuracy", "f1"] if is_for_labels else ["wer", "cer"],
         model_name=title if results else None,

@@ -139,7 +139,7 @@ def _run(
 def _begin_folder(output_dir: Path, recipe: Recipe, args, parts: TrainingParts) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output_dir / PARTIAL, ignore_errors=True)  # of a run that was killed
-    update_facts(output_dir, anew=True, card=recipe.card, training=_facts(args))
+    update_facts(output_dir, anew=True, card=recipe.card, training=_facts(recipe, args))
     for name in ("confusion_matrix.png", LEXICON):  # of what is about to be replaced
         (output_dir / name).unlink(missing_ok=True)
     if parts.write_companions is not None:
@@ -154,12 +154,15 @@ def _remove_language_model(output_dir: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _facts(args) -> dict[str, Any]:
+def _facts(recipe: Recipe, args) -> dict[str, Any]:
     """What a card says of the run."""
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else platform.machine()
+    start = recipe.model_name_or_path
     workers = f"{args.world_size} processes" if args.world_size > 1 else f"{torch.get_num_threads()} threads"
     return {
         "command": command_line(),
+        # A folder of this machine says nothing to others but its name.
+        "started_from": f"PATH/{Path(start).name}" if start and Path(start).exists() else start,
         "date": datetime.date.today().isoformat(),
         "hardware": f"{args.device.type} ({device}, {workers})",
         "settings": {

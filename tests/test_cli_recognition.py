@@ -354,7 +354,7 @@ def test_listen_says_what_is_missing(command, tmp_path, monkeypatch, digits):
     assert result.exit_code == 1
     assert "gone.wav: no such file" in result.stderr
     result = command("listen", *AN4, "--file", digits, "--latency", "0.1")
-    assert "expected a latency of at least 180 ms, got 100 ms" in result.stderr
+    assert "expected a latency of at least 140 ms, got 100 ms" in result.stderr
     monkeypatch.setitem(__import__("sys").modules, "sounddevice", None)
     result = command("listen", *AN4)
     assert result.exit_code == 1

@@ -503,6 +503,7 @@ def page(browser, address, forgiven):
 
 def open_tab(page, name: str):
     page.get_by_role("tab", name=name).click()
+    page.get_by_role("tab", name=name, selected=True).wait_for()
     return page.locator("[role=tabpanel]:visible")
 
 
@@ -675,7 +676,6 @@ def test_a_phone_shows_all_tabs_and_nothing_sticks_out(page):
     page.set_viewport_size({"width": 390, "height": 844})
     for name in ("Speak", "File", "Commands", "Look inside"):
         open_tab(page, name)
-        assert page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         if name != "Speak":
             fill_tab(page, name)
@@ -692,12 +692,14 @@ def test_a_phone_shows_all_tabs_and_nothing_sticks_out(page):
 @needs_browser
 def test_every_control_has_a_name(page):
     """What a screen reader says of it."""
+    nameless = """panel => [...panel.querySelectorAll("button")]
+        .filter(button => button.checkVisibility())
+        .filter(button => !(button.ariaLabel || button.title || button.innerText).trim())
+        .map(button => button.outerHTML)"""
     for name in ("Speak", "File", "Commands", "Look inside"):
         panel = open_tab(page, name)
-        for button in panel.get_by_role("button").all():
-            if button.is_visible():
-                label = button.get_attribute("aria-label") or button.get_attribute("title") or button.inner_text()
-                assert label.strip(), button.evaluate("button => button.outerHTML")
+        assert panel.get_by_role("button").count() > 0
+        assert panel.evaluate(nameless) == []  # in one look: between two, the page may draw its buttons anew
     assert page.evaluate("document.documentElement.lang")
 
 

@@ -303,8 +303,8 @@ def changed_config(exported, folder, **changes) -> Path:
     [
         ({"vocab_size": 31}, r"recurrence.onnx: expected logits \(any, any, 31\), .*, got \(any, any, 29\)"),
         ({"phones": ["A"]}, r"recurrence.onnx: expected phone_logits \(any, any, 2\), .*, got none"),
-        ({"hidden_size": 8}, r"encoder.onnx: expected hidden_states \(any, any, 8\), .*, got \(any, any, 192\)"),
-        ({"num_hidden_layers": 9}, r"recurrence.onnx: expected states \(9, any, 192\), .*, got \(3, any, 192\)"),
+        ({"hidden_size": 8}, r"encoder.onnx: expected hidden_states \(any, any, 8\), .*, got \(any, any, 256\)"),
+        ({"num_hidden_layers": 9}, r"recurrence.onnx: expected states \(9, any, 256\), .*, got \(3, any, 256\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

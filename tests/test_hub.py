@@ -638,7 +638,7 @@ def test_an_unknown_key_is_kept_and_warned_of(reconfigured, caplog, name):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("an4", {"hidden_size": "192"}),
+        ("an4", {"hidden_size": "256"}),
         ("an4", {"conv_channels": 1.5}),
         ("an4", {"time_reduction": 3}),
         ("an4", {"chunk_frames": -1}),

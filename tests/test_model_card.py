@@ -105,7 +105,7 @@ def test_what_was_not_measured_is_left_out(folder):
     for word in ("training.png", "train_runtime", "Trained on", "What it was trained on", "What to expect", "None"):
         assert word not in card.text
     assert f"# ResNet + BiGRU recogniser: {folder.name}" in card.text
-    assert "2.12 M parameters, 4.0 MiB on disk" in card.text
+    assert "3.63 M parameters, 6.9 MiB on disk" in card.text
 
 
 def test_a_runs_own_figures_and_plot_are_shown(folder):
@@ -126,6 +126,19 @@ def test_a_runs_own_figures_and_plot_are_shown(folder):
     assert "| train_hours | 0.6213 |" in text
     assert "![Training over the epochs](training.png)" in text
     assert "Trained on cpu, 2026-11-22." in text
+
+
+@pytest.mark.parametrize(
+    ("start", "base_model"), [("user/name", "user/name"), ("librispeech-mini", None), ("PATH/first", None)]
+)
+def test_what_a_run_started_from_is_named(folder, start, base_model):
+    update_facts(folder, training={"started_from": start})
+    card = ModelCard.load(render_model_card(folder, "user/mine"))
+    assert f"## What it was trained on\n\nIts training started from the weights of `{start}`" in card.text
+    assert card.data.base_model == base_model
+    update_facts(folder, card=WORDS)
+    text = ModelCard.load(render_model_card(folder, "user/mine")).text
+    assert f"What it heard.\n\nIts training started from the weights of `{start}`" in text
 
 
 def test_facts_are_kept_and_added_to(folder):

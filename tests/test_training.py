@@ -18,6 +18,7 @@ from hf_speechrec.corpora import read_corpus
 from hf_speechrec.corpus_rows import CorpusError
 from hf_speechrec.evaluation import evaluate_recognizer
 from hf_speechrec.loading import load_recognizer
+from hf_speechrec.model_card import read_facts
 from hf_speechrec.pronunciation import lexicon_of, phones_of, read_lexicon
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.text import TextNormalizer, build_tokenizer, encode
@@ -371,6 +372,7 @@ def test_fine_tuning_keeps_vocabulary_and_weights_as_it_starts(checkpoint, an4, 
     folder = fine_tuned(checkpoint, an4, tmp_path, learning_rate=0.0)
     assert_same_weights(folder, checkpoint)
     assert vocabulary(folder) == vocabulary(checkpoint)
+    assert read_facts(folder)["training"]["started_from"] == f"PATH/{checkpoint.name}"
 
 
 def test_fine_tuning_with_the_vocabulary_kept_leaves_out_foreign_characters(checkpoint, manifest, tmp_path, caplog):

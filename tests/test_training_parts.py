@@ -12,7 +12,7 @@ def test_a_run_that_starts_from_a_checkpoint_chooses_its_own_regularization(capl
 def test_sizes_and_features_of_a_checkpoint_stand_and_a_warning_names_those_that_differ(caplog):
     wanted = {"model": {"hidden_size": 64, "num_hidden_layers": 3}, "features": {"feature_size": 40}}
     model, processor = load_start(Recipe("corpus", model_name_or_path="an4", **wanted))
-    assert (model.config.hidden_size, processor.feature_extractor.feature_size) == (192, 80)
+    assert (model.config.hidden_size, processor.feature_extractor.feature_size) == (256, 80)
     (record,) = caplog.records
     assert record.getMessage() == "an4: its own feature_size, hidden_size stand, the recipe's do not apply"
 
