@@ -692,14 +692,15 @@ def test_a_phone_shows_all_tabs_and_nothing_sticks_out(page):
 @needs_browser
 def test_every_control_has_a_name(page):
     """What a screen reader says of it."""
-    nameless = """panel => [...panel.querySelectorAll("button")]
+    nameless = """buttons => buttons
         .filter(button => button.checkVisibility())
         .filter(button => !(button.ariaLabel || button.title || button.innerText).trim())
         .map(button => button.outerHTML)"""
     for name in ("Speak", "File", "Commands", "Look inside"):
         panel = open_tab(page, name)
-        assert panel.get_by_role("button").count() > 0
-        assert panel.evaluate(nameless) == []  # in one look: between two, the page may draw its buttons anew
+        buttons = panel.get_by_role("button")
+        assert buttons.count() > 0
+        assert buttons.evaluate_all(nameless) == []  # in one look: between two, the page may draw its buttons anew
     assert page.evaluate("document.documentElement.lang")
 
 
