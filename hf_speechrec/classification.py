@@ -1,5 +1,6 @@
 """Recordings → one label each, through transformers' own pipeline."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,6 +12,7 @@ from transformers import AudioClassificationPipeline
 
 from .audio import MAX_COMMAND_SECONDS, AudioError, prepare_array, read_audio, source_name
 from .loading import load_classifier
+from .speaker_normalization import adapted_to_speaker
 
 
 @dataclass
@@ -65,6 +67,28 @@ def classify(
             yield result
 
 
+def for_one_speaker(
+    classifier: AudioClassificationPipeline, sources: Iterable[str | PathLike | bytes | dict | np.ndarray]
+) -> AudioClassificationPipeline:
+    """
+    A classifier for the recordings of one speaker, whose voice, microphone and room it takes away: of a model that was
+    trained with `features.normalize_by_speaker`.
+
+    Args:
+        classifier: from `load_classifier`; it stays as it is.
+        sources: what `classify` takes: clips of that speaker, of any words; ten are nearly as good as hundreds. Those
+            that cannot be read are left out.
+
+    Raises:
+        ValueError: where the model was trained otherwise, or not one clip can be read.
+    """
+    extractor: Any = classifier.feature_extractor
+    clips = (_read(source, extractor.sampling_rate)[1] for source in sources)
+    adapted = copy.copy(classifier)
+    adapted.feature_extractor = adapted_to_speaker(extractor, (clip for clip in clips if clip is not None))
+    return adapted
+
+
 def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None]:
     name = source_name(source)
     try:
@@ -80,4 +104,4 @@ def _read(source, sampling_rate: int) -> tuple[Classification, np.ndarray | None
     return Classification(name, duration=seconds), samples
 
 
-__all__ = ["Classification", "classify"]
+__all__ = ["Classification", "classify", "for_one_speaker"]

@@ -95,7 +95,7 @@ class SpeechCollator:
         if augmentation is not None and is_training and torch.rand(()) < augmentation.join_probability:
             rows, waveforms, is_speech = self._join(rows, waveforms, is_speech, augmentation)
 
-        batch = dict(extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+        batch = self._features(rows, waveforms)
         if augmentation is not None:
             lengths = batch["attention_mask"].sum(-1).tolist()
             for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -115,6 +115,10 @@ class SpeechCollator:
 
     def _join(self, rows, waveforms, is_speech, augmentation: Augmentation):
         raise ValueError("augmentation: expected a join_probability of 0, utterances of one label cannot be joined")
+
+    def _features(self, rows: list[dict[str, Any]], waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        extractor = self.feature_extractor
+        return dict(extractor(waveforms, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
 
     def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> dict[str, torch.Tensor]:
         return {}
@@ -181,6 +185,8 @@ class AudioClassificationCollator(SpeechCollator):
     Args:
         feature_extractor, augmentation, seed: see `SpeechCollator`.
         label2id: number of each class, the model's `config.label2id`.
+        speaker_means: log-mel mean (mels,) of each `speaker` of the rows, which is taken away in place of the
+            extractor's `feature_mean`. For those who have none the latter stands.
     """
 
     def __init__(
@@ -189,9 +195,20 @@ class AudioClassificationCollator(SpeechCollator):
         label2id: dict[str, int],
         augmentation: Augmentation | None = None,
         seed: int | None = None,
+        speaker_means: dict[str, torch.Tensor] | None = None,
     ):
         super().__init__(feature_extractor, augmentation, seed)
         self.label2id = label2id
+        self.speaker_means = speaker_means or {}
+
+    def _features(self, rows: list[dict[str, Any]], waveforms: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        batch = super()._features(rows, waveforms)
+        extractor = self.feature_extractor
+        for i, row in enumerate(rows):
+            if (mean := self.speaker_means.get(row.get("speaker", ""))) is not None:
+                shift = (torch.tensor(extractor.feature_mean) - mean) / torch.tensor(extractor.feature_std)
+                batch["input_features"][i] += shift * batch["attention_mask"][i][:, None]
+        return batch
 
     def _labels(self, rows: list[dict[str, Any]], is_speech: list[bool]) -> dict[str, torch.Tensor]:
         if rows[0].get("label") is None:

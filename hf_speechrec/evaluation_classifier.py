@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 
-from .audio import row_source, source_name
-from .classification import classify
+from .audio import MAX_COMMAND_SECONDS, row_source, source_name
+from .classification import Classification, classify, for_one_speaker
+from .corpus_rows import select_speakers
 from .evaluation import bootstrap_interval, circumstances, conditioned
 
 CALIBRATION_BINS = 15
@@ -73,7 +74,9 @@ def evaluate_classifier(
     batch_size: int = 32,
 ) -> dict[str, Any]:
     """
-    Measure a classifier (from `load_classifier`) on a corpus (from `read_labelled_corpus`).
+    Measure a classifier (from `load_classifier`) on a corpus (from `read_labelled_corpus`). One that was trained with
+    `features.normalize_by_speaker` knows whose clips they are, where the corpus says so: it takes away each speaker's
+    mean over all of these clips, as `for_one_speaker` does.
 
     Args:
         gain_db: change of volume before classification.
@@ -84,21 +87,31 @@ def evaluate_classifier(
         `accuracy`, `accuracy_interval` (95 %), `macro_f1`, `per_class` (precision, recall, F1 and support), `labels`
         and the `confusion_matrix` in their order (rows: true), `expected_calibration_error`, `confidence_threshold`
         with the shares of right and of wrong answers that reach it, `utterances`, `failed` (files that could not be
-        used), `audio_seconds`, and `real_time_factor`. Clips whose label the model does not have count for
-        `unknown_utterances`, `unknown_labels` and `unknown_rejected` alone, the last being the share of them below the
-        threshold (None without such clips or threshold).
+        used), `normalized_speakers` (how many had their mean taken away), `audio_seconds`, and `real_time_factor`.
+        Clips whose label the model does not have count for `unknown_utterances`, `unknown_labels` and
+        `unknown_rejected` alone, the last being the share of them below the threshold (None without such clips or
+        threshold).
     """
     config = classifier.model.config
     failed: list[str] = []
     said: list[tuple[str, str]] = []  # label and recording
 
-    def recordings() -> Iterator[np.ndarray]:
-        for row, samples in conditioned(dataset, classifier, failed, gain_db, noise_snr_db):
+    def recordings(part: datasets.Dataset) -> Iterator[np.ndarray]:
+        for row, samples in conditioned(part, classifier, failed, gain_db, noise_snr_db):
             said.append((row["label"], source_name(row_source(row))))
             yield samples
 
     start = time.perf_counter()
-    results = list(classify(recordings(), classifier, top_k=1, batch_size=batch_size))
+    results: list[Classification] = []
+    extractor = classifier.feature_extractor
+    speakers = sorted(set(dataset["speaker"]) - {None}) if extractor.normalize_by_speaker else []
+    for speaker in speakers:
+        clips = list(recordings(select_speakers(dataset, [speaker])))
+        is_known = any(len(clip) <= MAX_COMMAND_SECONDS * extractor.sampling_rate for clip in clips)
+        adapted = for_one_speaker(classifier, clips) if is_known else classifier
+        results += classify(clips, adapted, top_k=1, batch_size=batch_size)
+    others = dataset.filter(lambda name: name is None, input_columns="speaker") if speakers else dataset
+    results += classify(recordings(others), classifier, top_k=1, batch_size=batch_size)
     elapsed = time.perf_counter() - start
     answers: list[tuple[str, dict[str, Any]]] = []  # label, and what was heard
     for (label, source), result in zip(said, results, strict=True):
@@ -137,6 +150,7 @@ def evaluate_classifier(
         "unknown_labels": sorted({label for label, _ in unknown}),
         "unknown_rejected": None if unknown_accepted is None else 1 - unknown_accepted,
         "failed": failed,
+        "normalized_speakers": len(speakers),
         **circumstances(classifier, seconds, elapsed, gain_db, noise_snr_db),
     }
 
@@ -161,6 +175,8 @@ def format_classification_report(report: dict[str, Any]) -> str:
             if report[key] is not None
         ]
         lines.append(f"confidence of {report['confidence_threshold']:.3f} or more: {', '.join(shares)}")
+    if report["normalized_speakers"]:
+        lines.append(f"less the mean of each of {report['normalized_speakers']} speakers, over all their clips here")
     if report["unknown_utterances"]:
         shown = ", ".join(report["unknown_labels"][:10]) + (", …" if len(report["unknown_labels"]) > 10 else "")
         rejected = report["unknown_rejected"]

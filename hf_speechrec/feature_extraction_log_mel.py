@@ -31,6 +31,9 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         feature_mean (`list[float]`, *optional*): mean of each mel bin over the training set; 0 where not given.
         feature_std (`list[float]`, *optional*): standard deviation of each mel bin; 1 where not given.
         padding_value (`float`, defaults to 0.0): value of padded frames, the mean of the training set.
+        normalize_by_speaker (`bool`, defaults to `False`): whether the model has been trained on frames less each
+            speaker's own mean. `feature_mean` is then the mean of the training speakers', which stands for a speaker
+            nobody knows; `hf_speechrec.speaker_normalization` puts a known one's in its place.
     """
 
     model_input_names = ["input_features", "attention_mask"]  # noqa: RUF012  transformers declares it so
@@ -45,6 +48,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         feature_mean: list[float] | None = None,
         feature_std: list[float] | None = None,
         padding_value: float = 0.0,
+        normalize_by_speaker: bool = False,
         **kwargs,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -58,6 +62,8 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         for name, (size, least, most) in sizes.items():
             if not (isinstance(size, int) and least <= size <= most):
                 raise ValueError(f"expected {name} to be a whole number from {least} to {most}, got {size!r}")
+        if not isinstance(normalize_by_speaker, bool):
+            raise ValueError(f"expected normalize_by_speaker to be true or false, got {normalize_by_speaker!r}")
         if not np.isfinite(padding_value):
             raise ValueError(f"expected a finite padding_value, got {padding_value}")
         if not hop_length <= win_length <= n_fft:
@@ -76,6 +82,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         self.n_fft = n_fft
         self.feature_mean = None if feature_mean is None else [float(value) for value in feature_mean]
         self.feature_std = None if feature_std is None else [float(value) for value in feature_std]
+        self.normalize_by_speaker = normalize_by_speaker
         self._constants: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
     def to_dict(self) -> dict:

@@ -85,6 +85,10 @@ class Recipe:
             raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")
         if self.task == "classification" and (self.vocabulary or self.normalizer or self.lexicon):
             raise ValueError("a vocabulary, a lexicon and a normalizer are for recognisers: a classifier has labels")
+        if self.task == "ctc" and (self.features or {}).get("normalize_by_speaker"):
+            raise ValueError(
+                "features.normalize_by_speaker is for classifiers: a recogniser takes speakers as they come"
+            )
         config_class = CONFIGS[self.task]
         # What follows from the rest is no part of a recipe.
         derived = {

@@ -1,6 +1,7 @@
 """A classifier's part of training: labels, model, and what its confidence is worth."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +18,7 @@ from .evaluation_classifier import choose_threshold, classification_rates, label
 from .hub_corpora import streamed_values
 from .modeling_bilstm import BiLstmForAudioClassification
 from .recipe import Recipe
+from .speaker_normalization import speaker_sums
 from .training_parts import REGULARIZATION, TrainingParts, fitted_feature_extractor, load_start, warn_of_other_sizes
 
 logger = logging.getLogger(__name__)
@@ -30,16 +32,35 @@ def classifier_parts(
     labels = sorted(set(said))
     if len(labels) < 2:
         raise ValueError(f"{recipe.corpus}: expected at least two labels to tell apart, got {', '.join(labels)}")
+    if recipe.streaming and recipe.features.get("normalize_by_speaker"):
+        raise ValueError("features.normalize_by_speaker: expected a corpus that is no stream, a mean is of all clips")
     extractor, model = _extractor_and_model(recipe, train_set, labels)
     return TrainingParts(
         model=model,
         processing_class=extractor,
         train_set=train_set,
         eval_set=None if eval_set is None else with_known_labels(eval_set, labels, "the held-out part"),
-        data_collator=AudioClassificationCollator(extractor, model.config.label2id, augmentation, seed=seed),
+        data_collator=AudioClassificationCollator(
+            extractor,
+            model.config.label2id,
+            augmentation,
+            seed=seed,
+            speaker_means=_speaker_means(extractor, train_set, eval_set),
+        ),
         compute_metrics=_trainer_metrics,
         finish=_choose_and_plot,
     )
+
+
+def _speaker_means(extractor, train_set, eval_set) -> dict[str, torch.Tensor] | None:
+    """The mean of each speaker's clips, for a model that takes it away."""
+    if not extractor.normalize_by_speaker:
+        return None
+    parts = [part for part in (train_set, eval_set) if part is not None]
+    if any(None in part["speaker"] for part in parts):
+        raise ValueError("features.normalize_by_speaker: expected a corpus that says whose each clip is")
+    sums = speaker_sums(chain.from_iterable(parts), extractor)
+    return {speaker: one.mean.float() for speaker, one in sums.items()}
 
 
 def with_known_labels(dataset, labels, name: str):

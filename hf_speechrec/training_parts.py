@@ -16,6 +16,7 @@ from .corpus_rows import CorpusError
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .loading import load_model
 from .recipe import Recipe
+from .speaker_normalization import speaker_sums
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,18 @@ def warn_of_other_sizes(name: str, *wanted: tuple[Any, dict[str, Any]]) -> None:
 
 
 def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatureExtractor:
-    """An extractor that normalises by the mean and variance of a training set (of an hour drawn from it)."""
+    """
+    An extractor that normalises by the mean and variance of a training set (of an hour drawn from it); with
+    `normalize_by_speaker` by the mean of its speakers' means, and the variance about a speaker's own.
+    """
     extractor = LogMelFeatureExtractor(**kwargs)
+    if extractor.normalize_by_speaker:
+        sums = list(speaker_sums(dataset, extractor).values())
+        if not sums:
+            raise CorpusError("expected recordings to take feature statistics from, none could be read")
+        frames = sum(one.frames for one in sums)
+        variance = torch.stack([one.squares - one.frames * one.mean.square() for one in sums]).sum(0) / frames
+        return _with_statistics(kwargs, torch.stack([one.mean for one in sums]).mean(0), variance)
     total = torch.zeros(extractor.feature_size, dtype=torch.float64)
     squares, frames, seconds = total.clone(), 0, 0.0
     for row in dataset.shuffle(seed=0):
@@ -92,9 +103,12 @@ def fitted_feature_extractor(dataset: datasets.Dataset, **kwargs) -> LogMelFeatu
     if frames == 0:
         raise CorpusError("expected recordings to take feature statistics from, none could be read")
     mean = total / frames
-    std = (squares / frames - mean.square()).clamp(min=1e-4).sqrt()
+    return _with_statistics(kwargs, mean, squares / frames - mean.square())
+
+
+def _with_statistics(settings: dict[str, Any], mean: torch.Tensor, variance: torch.Tensor) -> LogMelFeatureExtractor:
     return LogMelFeatureExtractor(
-        **kwargs,
+        **settings,
         feature_mean=[round(value, 4) for value in mean.tolist()],
-        feature_std=[round(value, 4) for value in std.tolist()],
+        feature_std=[round(value, 4) for value in variance.clamp(min=1e-4).sqrt().tolist()],
     )

@@ -3,7 +3,7 @@
 import enum
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -236,6 +236,13 @@ def classify(
     output_format: Annotated[
         LabelFormat, typer.Option("--format", help="txt: label and probability; json: a line a file.")
     ] = LabelFormat.txt,
+    one_speaker: Annotated[
+        bool,
+        typer.Option(
+            "--one-speaker",
+            help="All recordings are one person's, at one microphone: take both away (of a model that was trained so).",
+        ),
+    ] = False,
     batch_size: BatchSizeOption = 32,
     device: DeviceOption = None,
 ) -> None:
@@ -248,17 +255,25 @@ def classify(
 
     - `hf-speechrec classify yes.wav`
     - `hf-speechrec classify clips/ --model user/name --top-k 3 --format json > out.jsonl`
+    - `hf-speechrec classify clips-of-ann/ --model user/name --one-speaker`
     """
     from ..audio import audio_files
     from ..classification import classify as run
+    from ..classification import for_one_speaker
     from ..loading import load_classifier
 
     failed = False
     with clear_errors(), quiet_libraries():
         sources = audio_files(files)
         classifier = load_classifier(model, device)
+        clips: Iterable[str | bytes] = recordings(sources)
+        if one_speaker:
+            clips = list(clips)
+            classifier = for_one_speaker(classifier, clips)
+        elif getattr(classifier.feature_extractor, "normalize_by_speaker", False):
+            typer.echo(f"notice: {model} takes a speaker's mean away: --one-speaker makes fewer errors", err=True)
         bar = progress(len(sources), "file")
-        for result in run(recordings(sources), classifier, top_k=top_k, batch_size=batch_size):
+        for result in run(clips, classifier, top_k=top_k, batch_size=batch_size):
             bar.update()
             bar.clear()
             if result.error is not None:
