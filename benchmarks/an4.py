@@ -38,9 +38,10 @@ def main() -> None:
     corpus = read_corpus(arguments.corpus, "test")
     reports = {}
     for condition in CONDITIONS:
-        name = condition_name("AN4", "test", **condition)
         report = evaluate_recognizer(recognizer, corpus, **condition)
-        reports[name] = report | {"command": "python benchmarks/an4.py PATH/an4", "corpus": "AN4", "split": "test"}
+        report |= {"command": "python benchmarks/an4.py PATH/an4", "corpus": "AN4", "split": "test"}
+        name = condition_name(report)
+        reports[name] = report
         low, high = report["wer_interval"]
         print(f"{name:25s} WER {report['wer']:6.2%} ({low:.2%} to {high:.2%})   CER {report['cer']:6.2%}", flush=True)
     if arguments.json:

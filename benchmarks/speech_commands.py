@@ -57,10 +57,10 @@ def main() -> None:
     corpus = read_labelled_corpus(arguments.corpus, "test")
     reports = {}
     for condition in CONDITIONS:
-        name = condition_name(CORPUS, "test", **condition)
         report = evaluate_classifier(classifier, corpus, **condition)
         report |= {"command": "python benchmarks/speech_commands.py PATH/speech_commands"}
         report |= {"corpus": CORPUS, "split": "test"}
+        name = condition_name(report)
         if not reports:
             print(format_classification_report(report))
             if arguments.write_card:

@@ -85,11 +85,20 @@ def update_facts(folder: str | PathLike, *, anew: bool = False, **sections: dict
     partial.replace(Path(folder, FACTS))  # in one step: a full disk or a kill does not take what was known
 
 
-def condition_name(corpus: str, split: str | None, gain_db: float = 0.0, noise_snr_db: float | None = None) -> str:
-    """A name for what was measured: "AN4 test, noise at 10 dB"."""
-    name = f"{corpus} {split}" if split else corpus
-    name += f", {gain_db:+g} dB" if gain_db else ""
-    return name if noise_snr_db is None else f"{name}, noise at {noise_snr_db:g} dB"
+def condition_name(report: dict[str, Any]) -> str:
+    """A name for what a report (with its `corpus` and `split`) has measured: "AN4 test, noise at 10 dB"."""
+    parts = [f"{report['corpus']} {report['split']}" if report["split"] else report["corpus"]]
+    if report["gain_db"]:
+        parts.append(f"{report['gain_db']:+g} dB")
+    if report["noise_snr_db"] is not None:
+        parts.append(f"noise at {report['noise_snr_db']:g} dB")
+    if report.get("speakers"):
+        parts.append(f"{report['speakers']} speakers")
+    if report.get("language_model"):
+        parts.append("language model")
+    if report.get("normalized_speakers"):
+        parts.append("less each speaker's mean")
+    return ", ".join(parts)
 
 
 def command_line() -> str | None:
@@ -141,7 +150,7 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     model_id = model_id or _local_name(folder)
     facts = read_facts(folder)
     words, training, reports = facts["card"], facts["training"], facts["evaluations"]
-    config = AutoConfig.from_pretrained(folder)
+    config, extractor = AutoConfig.from_pretrained(folder), _feature_extractor(folder)
     is_for_labels = is_classifier(config)
     task = "audio-classification" if is_for_labels else "automatic-speech-recognition"
     family = "BiLSTM classifier" if is_for_labels else "ResNet + BiGRU recogniser"
@@ -170,7 +179,8 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
         labels=", ".join(f"`{label}`" for _, label in sorted(config.id2label.items())) if is_for_labels else None,
         model_id=model_id,
         is_on_hub=is_on_hub,
-        sampling_rate=_sampling_rate(folder),
+        sampling_rate=extractor.sampling_rate,
+        normalize_by_speaker=extractor.normalize_by_speaker,
         **{name: words.get(name) for name in ("summary", "training_data", "limits")},
         results=rows + _held_out(training),
         training=training,
@@ -185,12 +195,12 @@ def render_model_card(folder: str | PathLike, model_id: str | None = None) -> Pa
     return path
 
 
-def _sampling_rate(folder: Path) -> int:
-    """Hz that the model's feature extractor takes; its default where the folder has none yet."""
+def _feature_extractor(folder: Path) -> LogMelFeatureExtractor:
+    """The model's; the default where the folder has none yet."""
     try:
-        return LogMelFeatureExtractor.from_pretrained(folder).sampling_rate
+        return LogMelFeatureExtractor.from_pretrained(folder)
     except OSError:
-        return LogMelFeatureExtractor().sampling_rate
+        return LogMelFeatureExtractor()
 
 
 def _local_name(folder: Path) -> str:
@@ -205,6 +215,8 @@ def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> lis
     if report["gain_db"] or report["noise_snr_db"] is not None or report.get("speakers"):
         return []
     name = report.get("corpus") or dataset or "a corpus of its own"
+    suffix = " with a language model" if report.get("language_model") else ""
+    suffix += " less each speaker's mean" if report.get("normalized_speakers") else ""
     return [
         EvalResult(
             task_type=task,
@@ -212,7 +224,7 @@ def _eval_results(task: str, report: dict[str, Any], dataset: str | None) -> lis
             dataset_name=name,
             dataset_split=report.get("split"),
             metric_type=METRIC_TYPES.get(metric, metric),
-            metric_name=TITLES[metric] + (" with a language model" if report.get("language_model") else ""),
+            metric_name=TITLES[metric] + suffix,
             metric_value=round(100 * report[metric], 2),
         )
         for metric in TITLES

@@ -160,9 +160,12 @@ def test_facts_that_are_none_are_an_error(folder, content):
 
 
 def test_the_name_of_a_condition():
-    assert condition_name("AN4", "test") == "AN4 test"
-    assert condition_name("mine", None, gain_db=-12.0) == "mine, -12 dB"
-    assert condition_name("AN4", "test", noise_snr_db=10.0) == "AN4 test, noise at 10 dB"
+    report = {"corpus": "AN4", "split": "test", "gain_db": 0.0, "noise_snr_db": None}
+    assert condition_name(report) == "AN4 test"
+    assert condition_name(report | {"corpus": "mine", "split": None, "gain_db": -12.0}) == "mine, -12 dB"
+    assert condition_name(report | {"noise_snr_db": 10.0, "speakers": 2}) == "AN4 test, noise at 10 dB, 2 speakers"
+    assert condition_name(report | {"language_model": True}) == "AN4 test, language model"
+    assert condition_name(report | {"normalized_speakers": 3}) == "AN4 test, less each speaker's mean"
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,12 @@ def test_the_command_asks_whose_recordings_they_are(command, model, corpus):
     result = command("classify", paths[0], "--one-speaker")
     assert result.exit_code == 1
     assert "this one takes speakers as they are" in result.stderr
+
+
+def test_the_card_says_what_a_figure_took_away_and_how_to_do_it(command, model, fsdd):
+    result = command("evaluate", model, fsdd, "--device", "cpu", "--update-card")
+    assert result.exit_code == 0, result.output
+    card = (model / "README.md").read_text()
+    assert "| accuracy, fsdd, less each speaker's mean | 100.00% " in card
+    assert "name: accuracy less each speaker's mean" in card
+    assert f"hf-speechrec classify clips/ --model PATH/{model.name} --one-speaker" in card

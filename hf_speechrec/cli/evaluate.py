@@ -98,16 +98,13 @@ def evaluate(
         default_name = Path(corpus).name if Path(corpus).is_dir() else Path(corpus).stem
         report |= {"command": command_line(), "corpus": corpus_name or default_name, "split": split}
         if update_card:
-            name = condition_name(report["corpus"], split, gain_db, noise_snr_db)
             if names is not None:
                 report["speakers"] = len(set(dataset["speaker"]))
-                name += f", {report['speakers']} speakers"
             if lm is not None:
                 report["language_model"] = True
-                name += ", language model"
             if "confusion_matrix" in report and not gain_db and noise_snr_db is None and names is None:
                 plot_confusion_matrix(report["confusion_matrix"], report["labels"], Path(model, "confusion_matrix.png"))
-            update_facts(model, evaluations={name: report})
+            update_facts(model, evaluations={condition_name(report): report})
             render_model_card(model)
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
