@@ -15,6 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from .augmentation import Augmentation
 from .collator import SpeechCollator
 from .language_model import LANGUAGE_MODEL, weights_file
+from .loading import CHECKPOINTS
 from .model_card import command_line, update_facts
 from .pronunciation import LEXICON
 from .recipe import Recipe
@@ -158,11 +159,12 @@ def _facts(recipe: Recipe, args) -> dict[str, Any]:
     """What a card says of the run."""
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else platform.machine()
     start = recipe.model_name_or_path
+    # A folder of this machine says nothing to others but its name.
+    is_folder = start is not None and not (CHECKPOINTS / start).is_dir() and Path(start).exists()
     workers = f"{args.world_size} processes" if args.world_size > 1 else f"{torch.get_num_threads()} threads"
     return {
         "command": command_line(),
-        # A folder of this machine says nothing to others but its name.
-        "started_from": f"PATH/{Path(start).name}" if start and Path(start).exists() else start,
+        "started_from": f"PATH/{Path(str(start)).name}" if is_folder else start,
         "date": datetime.date.today().isoformat(),
         "hardware": f"{args.device.type} ({device}, {workers})",
         "settings": {

@@ -19,6 +19,7 @@ from hf_speechrec.corpus_rows import CorpusError, split_held_out
 from hf_speechrec.evaluation_classifier import choose_threshold
 from hf_speechrec.labelled_corpora import read_labelled_corpus
 from hf_speechrec.loading import load_classifier
+from hf_speechrec.model_card import read_facts
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.training import train
 from hf_speechrec.training_classifier import _choose_and_plot, _trainer_metrics, replace_labels, with_known_labels
@@ -53,6 +54,14 @@ def test_the_confidence_threshold_is_that_of_the_answers_on_the_held_out_part(cl
     probabilities = np.array([[score[name] for name in config["label2id"]] for score in scores])
     labels = np.array([config["label2id"][label] for label in held["label"]])
     assert config["confidence_threshold"] == pytest.approx(choose_threshold(labels, probabilities), abs=2e-4)
+
+
+def test_a_bundled_model_keeps_its_name_where_a_folder_has_it_too(speech_commands, tmp_path, monkeypatch):
+    (tmp_path / "speech-commands").mkdir()
+    monkeypatch.chdir(tmp_path)
+    start = {"model_name_or_path": "speech-commands", "model": {}, "features": {}}
+    folder = train(recipe(speech_commands, tmp_path / "run", max_steps=1, **start), device="cpu")
+    assert read_facts(folder)["training"]["started_from"] == "speech-commands"
 
 
 def prediction(labels):
