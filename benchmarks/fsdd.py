@@ -28,6 +28,7 @@ from hf_speechrec.training import train
 # Each speaker has a microphone and a vocal tract of their own: the one is taken away, the other varied.
 STRANGERS = {
     "features.normalize_by_speaker": True,
+    "model.label_smoothing": 0.15,
     "augmentation.speeds": [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2],
     "augmentation.gain_db": 10,
     "augmentation.noise_probability": 0.5,
