@@ -21,6 +21,7 @@ from .text import TextNormalizer
 short = reprlib.Repr()  # for messages: YAML's references can make a value that is endless when it is written out
 short.maxlevel = 2
 
+STREAM_WITHOUT_MEANS = "features.normalize_by_speaker: expected a corpus that is no stream, a mean is of all clips"
 CONFIGS = {"ctc": ResNetBiGruConfig, "classification": BiLstmConfig}
 
 
@@ -85,10 +86,6 @@ class Recipe:
             raise ValueError(f"expected the task 'ctc' or 'classification', got {self.task!r}")
         if self.task == "classification" and (self.vocabulary or self.normalizer or self.lexicon):
             raise ValueError("a vocabulary, a lexicon and a normalizer are for recognisers: a classifier has labels")
-        if self.task == "ctc" and (self.features or {}).get("normalize_by_speaker"):
-            raise ValueError(
-                "features.normalize_by_speaker is for classifiers: a recogniser takes speakers as they come"
-            )
         config_class = CONFIGS[self.task]
         # What follows from the rest is no part of a recipe.
         derived = {
@@ -121,6 +118,13 @@ class Recipe:
                 raise ValueError(
                     f"the section {section} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}"
                 )
+        if self.features.get("normalize_by_speaker"):
+            if self.task == "ctc":
+                raise ValueError(
+                    "features.normalize_by_speaker is for classifiers, a recogniser takes speakers as they come"
+                )
+            if self.streaming:
+                raise ValueError(STREAM_WITHOUT_MEANS)
         try:
             config_class(**self.model)
         except StrictDataclassError as error:

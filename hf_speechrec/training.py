@@ -160,7 +160,8 @@ def _facts(recipe: Recipe, args) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else platform.machine()
     start = recipe.model_name_or_path
     # A folder of this machine says nothing to others but its name.
-    is_folder = start is not None and not (CHECKPOINTS / start).is_dir() and Path(start).exists()
+    is_bundled = start in {path.name for path in CHECKPOINTS.iterdir()}
+    is_folder = start is not None and not is_bundled and Path(start).exists()
     workers = f"{args.world_size} processes" if args.world_size > 1 else f"{torch.get_num_threads()} threads"
     return {
         "command": command_line(),

@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
+import datasets
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
@@ -17,7 +18,7 @@ from .corpus_rows import warn_of, without_recordings
 from .evaluation_classifier import choose_threshold, classification_rates, label_names, plot_confusion_matrix, softmax
 from .hub_corpora import streamed_values
 from .modeling_bilstm import BiLstmForAudioClassification
-from .recipe import Recipe
+from .recipe import STREAM_WITHOUT_MEANS, Recipe
 from .speaker_normalization import speaker_sums
 from .training_parts import REGULARIZATION, TrainingParts, fitted_feature_extractor, load_start, warn_of_other_sizes
 
@@ -32,8 +33,6 @@ def classifier_parts(
     labels = sorted(set(said))
     if len(labels) < 2:
         raise ValueError(f"{recipe.corpus}: expected at least two labels to tell apart, got {', '.join(labels)}")
-    if recipe.streaming and recipe.features.get("normalize_by_speaker"):
-        raise ValueError("features.normalize_by_speaker: expected a corpus that is no stream, a mean is of all clips")
     extractor, model = _extractor_and_model(recipe, train_set, labels)
     return TrainingParts(
         model=model,
@@ -56,6 +55,8 @@ def _speaker_means(extractor, train_set, eval_set) -> dict[str, torch.Tensor] | 
     """The mean of each speaker's clips, for a model that takes it away."""
     if not extractor.normalize_by_speaker:
         return None
+    if isinstance(train_set, datasets.IterableDataset):  # of a checkpoint that the run starts from
+        raise ValueError(STREAM_WITHOUT_MEANS)
     parts = [part for part in (train_set, eval_set) if part is not None]
     if any(None in part["speaker"] for part in parts):
         raise ValueError("features.normalize_by_speaker: expected a corpus that says whose each clip is")

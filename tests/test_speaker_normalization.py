@@ -17,6 +17,7 @@ from hf_speechrec.loading import load_classifier
 from hf_speechrec.recipe import Recipe
 from hf_speechrec.speaker_normalization import FrameSums, adapted_to_speaker, speaker_sums
 from hf_speechrec.training import train
+from hf_speechrec.training_classifier import _speaker_means
 
 RATE = 8000
 SIZES = {"sampling_rate": RATE, "hop_length": 160, "win_length": 240, "n_fft": 256, "feature_size": 20}
@@ -188,6 +189,10 @@ def test_what_has_no_mean_of_a_speaker_is_refused(corpus, tmp_path):
     features = SIZES | {"normalize_by_speaker": True}
     with pytest.raises(ValueError, match=r"features\.normalize_by_speaker is for classifiers"):
         Recipe("corpus", features=features)
+    with pytest.raises(ValueError, match="expected a corpus that is no stream, a mean is of all clips"):
+        Recipe("corpus", "classification", streaming=True, features=features)
+    with pytest.raises(ValueError, match="expected a corpus that is no stream, a mean is of all clips"):
+        _speaker_means(normalizing(), corpus.to_iterable_dataset(), None)
     table = tmp_path / "clips.csv"
     table.write_text("path,label\n" + "".join(f"{row['path']},{row['label']}\n" for row in corpus))
     with pytest.raises(ValueError, match="expected a corpus that says whose each clip is"):
